@@ -1,0 +1,307 @@
+"""Encrypted connections with typed messages: `Listener` is dialled, `Dialer` dials.
+
+Both belong to one thread, which polls their sockets. ROUTER identities are left to libzmq: it makes one per connection
+that no peer can claim, and every message carries the sender's authenticated public key (ZAP's user id) instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from routing import wire
+from routing.security import ZAP_DOMAIN, Identity
+
+log = logging.getLogger(__name__)
+
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+LossReason = Literal["unreachable", "refused", "closed"]
+
+HIGH_WATER = 1000  # messages; each is at most wire.MAX_TENSOR
+HEARTBEAT = 2_000  # ms
+HEARTBEAT_TIMEOUT = 8_000  # ms without any traffic until a host that vanished is given up
+CONNECT_TIMEOUT = 3_000  # ms
+RECONNECT = (100, 2_000)  # ms, first and longest pause
+REFUSED_PAUSE = 0.2  # s; a key that has just been enrolled is known everywhere soon after
+
+
+class LinkError(Exception):
+    """An address that cannot be used. The text is for the user."""
+
+
+class Received(NamedTuple):
+    """A message. `peer` is the sender's public key; `route` leads back to it (Listener only)."""
+
+    peer: str
+    message: wire.AnyMessage
+    array: wire.Array | None
+    route: bytes = b""
+
+
+class Connected(NamedTuple):
+    peer: str
+
+
+class Lost(NamedTuple):
+    """The connection is gone or was not made; the dialer goes on trying until it hangs up.
+
+    `refused`: the other side does not know our key, or is not who we expect (`impostor`: whoever answers there does not
+    hold the peer's key); `unreachable`: nobody answered.
+    """
+
+    peer: str
+    reason: LossReason
+    impostor: bool = False
+
+
+LinkEvent = Received | Connected | Lost
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port`, also `[v6]:port`. Raises: LinkError: it is neither."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise LinkError(f"{address!r} is no HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _configure(socket: Socket, identity: Identity) -> None:
+    socket.linger = 0
+    socket.sndhwm = socket.rcvhwm = HIGH_WATER
+    socket.maxmsgsize = wire.MAX_FRAME
+    socket.heartbeat_ivl = HEARTBEAT
+    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT
+    socket.ipv6 = True
+    socket.curve_publickey = identity.public.encode()
+    socket.curve_secretkey = identity.secret
+
+
+class Listener:
+    """A ROUTER that only keys admitted by the context's `Gate` can connect to.
+
+    Raises:
+        LinkError: the address is taken or not one of this machine.
+    """
+
+    def __init__(self, context: Context, bind: str, identity: Identity) -> None:
+        host, port = split_address(bind)
+        self.socket: Socket = context.socket(zmq.ROUTER)
+        _configure(self.socket, identity)
+        self.socket.curve_server = True
+        self.socket.zap_domain = ZAP_DOMAIN.encode()
+        self.socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self.socket.router_mandatory = True
+        bracketed = f"[{host}]" if ":" in host else host
+        try:
+            self.socket.bind(f"tcp://{bracketed}:{port or '*'}")
+        except zmq.ZMQError as error:
+            self.socket.close()
+            if error.errno == zmq.EADDRINUSE:
+                raise LinkError(f"port {port} on {host} is in use: choose another, or 0 for any free one") from None
+            raise LinkError(f"cannot listen on {bind}: {error.strerror or error}") from None
+        self.host = host
+        self.port = int(bytes(self.socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rpartition(":")[2])
+
+    def receive(self) -> Received | None:
+        """The next message, or None when there is none. What is no message is dropped and logged."""
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            peer = str(frames[0].get("User-Id")) if frames else ""
+            try:
+                message, array = wire.decode([frame.buffer for frame in frames[1:]])
+            except wire.WireError as error:
+                log.warning("dropped what %s sent: %s", peer[:8], error)
+                continue
+            return Received(peer, message, array, frames[0].bytes)
+
+    def send(self, route: bytes, message: wire.Message, array: wire.Array | None = None) -> bool:
+        """Answer along `route`. False: that connection is gone, or its queue is full."""
+        try:
+            self.socket.send_multipart([route, *wire.encode(message, array)], zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return False
+        return True
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+_MONITORED = (
+    zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+class _Link:
+    """One DEALER, its monitor, and which of the peer's addresses it tries."""
+
+    def __init__(self, context: Context, identity: Identity, peer: str, addresses: tuple[str, ...]) -> None:
+        self.addresses = addresses
+        self.at = 0
+        self.up = False
+        self.refused = False
+        self.redial_at: float | None = None
+        self.waiting: deque[list[bytes | memoryview]] = deque()  # sent before the connection was made
+        self.socket: Socket = context.socket(zmq.DEALER)
+        _configure(self.socket, identity)
+        self.socket.curve_serverkey = peer.encode()
+        # Nothing is queued inside libzmq for a connection that is not there: what was sent to a peer that left must
+        # not reach it when it comes back.
+        self.socket.immediate = True
+        self.socket.connect_timeout = CONNECT_TIMEOUT
+        self.socket.handshake_ivl = CONNECT_TIMEOUT
+        self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = RECONNECT
+        self.monitor: Socket = self.socket.get_monitor_socket(_MONITORED)
+        self.socket.connect(self._endpoint())
+
+    def _endpoint(self) -> str:
+        return f"tcp://{self.addresses[self.at]}"
+
+    def redial(self) -> None:
+        """Connect to the next address (the same one, where there is no other)."""
+        self.redial_at = None
+        self.socket.disconnect(self._endpoint())
+        self.at = (self.at + 1) % len(self.addresses)
+        self.socket.connect(self._endpoint())
+
+    def send(self, frames: list[bytes | memoryview]) -> bool:
+        if not self.up:
+            if len(self.waiting) >= HIGH_WATER:
+                return False
+            self.waiting.append(frames)
+            return True
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def connected(self) -> None:
+        self.up, self.refused = True, False
+        while self.waiting and self.send(self.waiting[0]):
+            self.waiting.popleft()
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close()
+        self.socket.close()
+
+
+class Dialer:
+    """DEALER connections to peers, by public key. `poller` is the caller's; sockets are registered there."""
+
+    def __init__(
+        self,
+        context: Context,
+        identity: Identity,
+        poller: zmq.Poller,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._context = context
+        self._identity = identity
+        self._poller = poller
+        self._links: dict[str, _Link] = {}
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self._links
+
+    def peers(self) -> set[str]:
+        """Everybody who was dialled and not hung up on."""
+        return set(self._links)
+
+    def dial(self, peer: str, addresses: tuple[str, ...]) -> None:
+        """Connect to `peer`, trying its addresses in turn; does nothing where that is under way or done."""
+        link = self._links.get(peer)
+        if link is not None:
+            if link.addresses == addresses:
+                return
+            self.hang_up(peer)
+        link = self._links[peer] = _Link(self._context, self._identity, peer, addresses)
+        self._poller.register(link.socket, zmq.POLLIN)
+        self._poller.register(link.monitor, zmq.POLLIN)
+
+    def hang_up(self, peer: str) -> None:
+        link = self._links.pop(peer, None)
+        if link is not None:
+            self._poller.unregister(link.socket)
+            self._poller.unregister(link.monitor)
+            link.close()
+
+    def is_up(self, peer: str) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.up
+
+    def send(self, peer: str, message: wire.Message, array: wire.Array | None = None) -> bool:
+        """Queue a message, also while the connection is being made. False: not dialled, or the queue is full."""
+        link = self._links.get(peer)
+        return link is not None and link.send(wire.encode(message, array))
+
+    def collect(self) -> Iterator[LinkEvent]:
+        """Everything that has happened, without waiting."""
+        for peer, link in list(self._links.items()):
+            # Messages first: a peer that answers and leaves must not seem to have left without an answer.
+            while self._links.get(peer) is link:
+                try:
+                    frames = link.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                except zmq.Again:
+                    break
+                try:
+                    message, array = wire.decode([frame.buffer for frame in frames])
+                except wire.WireError as error:
+                    log.warning("dropped what %s sent: %s", peer[:8], error)
+                    continue
+                yield Received(peer, message, array)
+            while self._links.get(peer) is link and link.monitor.poll(0):
+                event = self._monitored(peer, link)
+                if event is not None:
+                    yield event
+            if link.redial_at is not None and self._clock() >= link.redial_at and self._links.get(peer) is link:
+                link.redial()
+
+    def _monitored(self, peer: str, link: _Link) -> Connected | Lost | None:
+        event = recv_monitor_message(link.monitor, zmq.NOBLOCK)["event"]
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            link.connected()
+            return Connected(peer)
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            # libzmq does not reconnect after a refusal by the other side's gate.
+            link.redial_at = self._clock() + REFUSED_PAUSE
+            return Lost(peer, "refused")
+        if event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+            link.refused = True
+            return None
+        if event == zmq.EVENT_DISCONNECTED and link.up:
+            link.up = False
+            link.waiting.clear()
+            return Lost(peer, "closed")
+        if event == zmq.EVENT_DISCONNECTED and not link.refused and link.redial_at is None:
+            # Another kind of server, which does not speak ZMTP; libzmq does not reconnect after that either.
+            link.redial_at = self._clock() + REFUSED_PAUSE
+            return Lost(peer, "refused", impostor=True)
+        if event == zmq.EVENT_CONNECT_RETRIED and not link.up:
+            refused, link.refused = link.refused, False
+            if len(link.addresses) > 1:
+                link.redial()
+            return Lost(peer, "refused", impostor=True) if refused else Lost(peer, "unreachable")
+        return None
+
+    def close(self) -> None:
+        for peer in list(self._links):
+            self.hang_up(peer)

@@ -1,0 +1,272 @@
+"""The directory's state and its rules: who is a member, who serves what, and until when. No sockets, no clock.
+
+Two times come from outside: `now` is a clock that never jumps, for leases; `date` is seconds since the epoch, for what
+outlives the process. Whatever changes the view is returned as events, and the view is nothing but their replay.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from zmq.utils import z85
+
+from routing import wire
+from routing.addresses import is_dialable
+from routing.assign import choose_span
+from routing.view import View, apply
+
+MAX_MEMBERS = 10_000
+MAX_SERVERS = 10_000
+MAX_BLOCKS = 2048  # of a model
+MAX_SERVER = 256 << 10  # bytes of one announcement, so that every message about it fits a frame
+MAX_TTL = 300.0  # s
+
+Events = tuple[wire.Event, ...]
+
+
+class Refusal(Exception):
+    """A request that is not carried out.
+
+    Attributes:
+        code: `not-a-member`, `not-yours`, `malformed`, `conflict` or `full`.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass
+class _Lease:
+    ttl: float
+    until: float
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """A span that a server was told to take and has not announced yet."""
+
+    server: wire.Server
+    until: float
+
+
+class Registry:
+    """
+    Args:
+        members: who has enrolled before.
+        enrolments: public halves of the enrolment secrets, and the dates on which they expire (None: never).
+    """
+
+    def __init__(
+        self,
+        members: Iterable[wire.Member] = (),
+        enrolments: Mapping[str, float | None] | None = None,
+        *,
+        max_members: int = MAX_MEMBERS,
+        max_servers: int = MAX_SERVERS,
+    ) -> None:
+        self.view = View(members={member.key: member for member in members})
+        self.enrolments: Mapping[str, float | None] = dict(enrolments or {})
+        self._max_members = max_members
+        self._max_servers = max_servers
+        self._leases: dict[str, _Lease] = {}
+        self._next_end: float | None = None  # no lease ends before; extended ones make it out of date
+        self._holds: dict[str, _Hold] = {}
+
+    # --- members -----------------------------------------------------------------------------------------------------
+
+    def is_member(self, key: str) -> bool:
+        return key in self.view.members
+
+    def may_enrol(self, key: str, date: float) -> bool:
+        """Whether `key` is the public half of an enrolment secret that is still good."""
+        if key not in self.enrolments:
+            return False
+        expires = self.enrolments[key]
+        return expires is None or date < expires
+
+    def admits(self, key: str, date: float) -> bool:
+        """Whether the directory lets `key` connect. May be called from any thread."""
+        return key in self.view.members or self.may_enrol(key, date)
+
+    def enrol(self, by: str, key: str, name: str, date: float) -> Events:
+        """Let `key` in, on the word of the enrolment key `by`. A member stays as it is.
+
+        Raises:
+            Refusal: the enrolment secret is not good, the key or name is unusable, or the swarm is full.
+        """
+        if not self.may_enrol(by, date):
+            raise Refusal("not-a-member", "this join token may enrol nobody (any more): ask for a new one")
+        if not _is_key(key) or key in self.enrolments:
+            raise Refusal("malformed", "this is not a public key of a peer")
+        if not name.isprintable():
+            raise Refusal("malformed", "the name holds characters that cannot be printed")
+        if key in self.view.members:
+            return ()
+        if len(self.view.members) >= self._max_members:
+            raise Refusal("full", f"the swarm has {self._max_members} members, which is its limit")
+        return self._happen(wire.Joined(wire.Member(key, name, date)))
+
+    def expel(self, key: str, reason: str) -> Events:
+        """Take a member's place away, and its server's."""
+        if key not in self.view.members:
+            return ()
+        return (*self._remove(key, reason), *self._happen(wire.Expelled(key)))
+
+    # --- servers -----------------------------------------------------------------------------------------------------
+
+    def heard(self, peer: str, now: float) -> None:
+        """Any message of a peer extends its lease."""
+        lease = self._leases.get(peer)
+        if lease is not None:
+            lease.until = max(lease.until, now + lease.ttl)
+
+    def announce(self, peer: str, server: wire.Server, ttl: float, now: float) -> Events:
+        """`peer` serves what `server` says, for `ttl` seconds (at most `MAX_TTL`). No event if that is known.
+
+        Raises:
+            Refusal: it may not.
+        """
+        known = self.view.servers.get(peer)
+        if server != known or not self.is_member(peer):
+            self._check(peer, server, known, now)
+            if not server.start < server.end <= server.blocks:
+                span = f"{server.start}:{server.end}"
+                raise Refusal("malformed", f"the blocks {span} are not within {server.model!r}, 0:{server.blocks}")
+        self._holds.pop(peer, None)
+        self._grant(peer, min(ttl, MAX_TTL), now)
+        return () if server == known else self._happen(wire.Updated(server))
+
+    def withdraw(self, peer: str) -> Events:
+        """The server of `peer` leaves."""
+        self._holds.pop(peer, None)
+        return self._remove(peer, "it left")
+
+    def place(self, peer: str, server: wire.Server, capacity: int, ttl: float, now: float) -> tuple[int, int]:
+        """The span of at most `capacity` blocks that `peer` should serve; held for `ttl` seconds or until it announces.
+
+        Held spans and servers that are still loading count as served, so that two servers that start together do not
+        take the same one.
+
+        Raises:
+            Refusal: what `server` says of the model cannot be announced.
+        """
+        self._check(peer, server, self.view.servers.get(peer), now)
+        start, end = choose_span(self._throughputs(server, now), capacity)
+        held = msgspec.structs.replace(server, start=start, end=end, state="joining")
+        self._holds[peer] = _Hold(held, now + min(ttl, MAX_TTL))
+        return start, end
+
+    def next_expiry(self) -> float | None:
+        """No lease runs out before; call `expire` then. None: nothing can run out."""
+        return self._next_end
+
+    def expire(self, now: float) -> Events:
+        """End the leases that ran out."""
+        if self._next_end is None or now < self._next_end:
+            return ()
+        ended = [key for key, lease in self._leases.items() if lease.until <= now]
+        events = [event for key in ended for event in self._remove(key, "its lease ran out")]
+        self._next_end = min((lease.until for lease in self._leases.values()), default=None)
+        return tuple(events)
+
+    # --- rules -------------------------------------------------------------------------------------------------------
+
+    def _check(self, peer: str, server: wire.Server, known: wire.Server | None, now: float) -> None:
+        if not self.is_member(peer):
+            raise Refusal("not-a-member", "this peer has not enrolled")
+        if server.key != peer:
+            raise Refusal("not-yours", "a server may only speak for its own key")
+        if not math.isfinite(server.throughput):
+            raise Refusal("malformed", "the throughput must be a finite number")
+        if known is not None and _same_but_for_load(known, server):
+            return
+        if known is None and len(self.view.servers) >= self._max_servers:
+            raise Refusal("full", f"the swarm has {self._max_servers} servers, which is its limit")
+        if server.blocks > MAX_BLOCKS:
+            raise Refusal("malformed", f"a model of {server.blocks} blocks is over the limit of {MAX_BLOCKS}")
+        if not server.model or not (server.model + server.name).isprintable():
+            raise Refusal("malformed", "a server and its model need names that can be printed")
+        if len(msgspec.msgpack.encode(server)) > MAX_SERVER:
+            raise Refusal("malformed", f"the announcement is over {MAX_SERVER} bytes")
+        for address in server.addresses:
+            if not is_dialable(address):
+                raise Refusal("malformed", f"{address!r} is no address that others could dial")
+        for other in self._others(server, now):
+            if reason := _conflict(other, server):
+                raise Refusal(
+                    "conflict",
+                    f"model {server.model!r} is already served with other weights ({reason}): "
+                    "serve yours under another name with --model-name",
+                )
+
+    def _others(self, server: wire.Server, now: float) -> list[wire.Server]:
+        """The other servers of the same model, announced or held."""
+        self._holds = {key: hold for key, hold in self._holds.items() if now < hold.until}
+        held = (hold.server for hold in self._holds.values())
+        return [o for o in (*self.view.servers.values(), *held) if o.model == server.model and o.key != server.key]
+
+    def _throughputs(self, server: wire.Server, now: float) -> list[float]:
+        """Tokens per second of each block without `server`. One that has not measured yet counts as average."""
+        others = [other for other in self._others(server, now) if other.state != "draining"]
+        measured = [other.throughput for other in others if other.throughput > 0]
+        average = sum(measured) / len(measured) if measured else 1.0
+        throughputs = np.zeros(server.blocks)
+        for other in others:
+            throughputs[other.start : other.end] += (other.throughput or average) / (other.end - other.start)
+        return [float(throughput) for throughput in throughputs]
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def _grant(self, key: str, ttl: float, now: float) -> None:
+        until = now + ttl
+        self._leases[key] = _Lease(ttl, until)
+        self._next_end = until if self._next_end is None else min(self._next_end, until)
+
+    def _remove(self, key: str, reason: str) -> Events:
+        if self._leases.pop(key, None) is None:
+            return ()
+        return self._happen(wire.Gone(key, reason))
+
+    def _happen(self, event: wire.Event) -> Events:
+        self.view = apply(self.view, event)
+        return (event,)
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return z85.encode(z85.decode(text.encode())) == text.encode()
+    except (ValueError, KeyError, struct.error):
+        return False
+
+
+def _same_but_for_load(known: wire.Server, server: wire.Server) -> bool:
+    """Whether nothing changed that the rules look at, but for the span and the state."""
+    return known == msgspec.structs.replace(
+        server,
+        start=known.start,
+        end=known.end,
+        state=known.state,
+        throughput=known.throughput,
+        kv_tokens=known.kv_tokens,
+        kv_free=known.kv_free,
+        sessions=known.sessions,
+        memory=known.memory,
+        memory_used=known.memory_used,
+    )
+
+
+def _conflict(one: wire.Server, other: wire.Server) -> str:
+    """On what two servers of one model disagree; empty: on nothing."""
+    if one.blocks != other.blocks:
+        return f"{one.blocks} blocks there, {other.blocks} here"
+    if one.hidden_size != other.hidden_size:
+        return f"hidden size {one.hidden_size} there, {other.hidden_size} here"
+    differing = sorted(n for n, digest in other.fingerprint.items() if one.fingerprint.get(n, digest) != digest)
+    return f"{', '.join(differing[:3])} differs" if differing else ""
