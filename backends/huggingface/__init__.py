@@ -1,0 +1,40 @@
+"""The default backend, `transformers`: any causal language model that transformers knows, a span of it at a time.
+
+The family's own code computes; this package only decides what is loaded and what is handed to it:
+
+* `files` reads the model folder (no tensor library);
+* `family` builds the net without weights and learns how its forward treats its blocks;
+* `weights` loads the tensors of a span, `quantize` shrinks them;
+* `view` runs a sub-range of the span, `attention` and `cache` let one batch hold many sessions;
+* `check` compares a block with the family's own forward before the span is served.
+
+torch and transformers are imported on the first call, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.stage import BackendError, ModelInfo, Options, Span, Stage
+
+__all__ = ["describe", "load"]
+
+_NEEDS = "the transformers backend needs torch and transformers ({}): pip install layerswarm"
+
+
+def describe(model: Path) -> ModelInfo:
+    """Read configuration and safetensors headers; see `backends.stage.Backend.describe`."""
+    try:
+        from backends.huggingface.info import describe as read
+    except ImportError as error:
+        raise BackendError(_NEEDS.format(error)) from error
+    return read(Path(model))
+
+
+def load(model: Path, span: Span, options: Options) -> Stage:
+    """Load a span; see `backends.stage.Backend.load`."""
+    try:
+        from backends.huggingface.stage import load as start
+    except ImportError as error:
+        raise BackendError(_NEEDS.format(error)) from error
+    return start(Path(model), Span(*span), options)

@@ -1,0 +1,79 @@
+"""What is known of a model before its weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from backends.huggingface import files, probe, weights
+from backends.huggingface.family import Anatomy, Net, build, context_length
+from backends.huggingface.files import ModelFolder
+from backends.huggingface.weights import Plan
+from backends.stage import BackendError, ModelInfo
+
+_ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def describe(path: Path) -> ModelInfo:
+    """Read a model folder's configuration and the headers of its safetensors files.
+
+    Raises:
+        BackendError: no model there, files of it are missing or damaged, or a family that cannot be cut into spans.
+    """
+    folder, net, anatomy, plan = examine(path)
+    for shard in sorted(set(folder.weight_map.values())):
+        folder.header(shard)
+    return model_info(folder, net, anatomy, plan, stored_dtype(folder, plan))
+
+
+def examine(path: Path, dtype: torch.dtype = torch.float32) -> tuple[ModelFolder, Net, Anatomy, Plan]:
+    """Build the model of a folder without weights, and map its stored tensors to it."""
+    folder = files.read(path)
+    net = build(folder, dtype)
+    anatomy = probe.examine(net)
+    plan = weights.plan(net, anatomy, folder.weight_map)
+    empty = next((block for block, names in enumerate(plan.blocks) if not names), None)
+    if empty is not None:
+        raise BackendError(
+            f"{path} has no tensors for block {empty} of {anatomy.count}; the download may not be complete, "
+            "or config.json belongs to another model"
+        )
+    return folder, net, anatomy, plan
+
+
+def stored_dtype(folder: ModelFolder, plan: Plan) -> str:
+    """The dtype of the first block whose file is there; models are stored in one dtype."""
+    failed: BackendError | None = None
+    for names in plan.blocks:
+        try:
+            return folder.stored_dtype(list(names))
+        except BackendError as error:
+            failed = failed or error
+    raise failed or BackendError(f"{folder.path} has no blocks")
+
+
+def model_info(folder: ModelFolder, net: Net, anatomy: Anatomy, plan: Plan, dtype: str) -> ModelInfo:
+    """Sizes come from the headers; for files that are not there (a server may hold its own only), from the shapes."""
+    sizes = {name: parameter.numel() * _ITEM_BYTES[dtype] for name, parameter in net.model.named_parameters()}
+
+    def size(names: tuple[str, ...], prefix: str) -> int:
+        try:
+            return sum(folder.tensor(name).nbytes for name in names)
+        except BackendError:
+            return sum(size for name, size in sizes.items() if name.startswith(prefix))
+
+    def edges(names: frozenset[str]) -> int:
+        return sum(size(plan.edges.get(edge, ()), f"{edge}.") for edge in names if edge)
+
+    return ModelInfo(
+        architecture=net.architecture,
+        blocks=anatomy.count,
+        hidden_size=int(net.config.hidden_size),
+        vocab_size=int(net.config.vocab_size),
+        context_length=context_length(net.config),
+        dtype=dtype,
+        block_bytes=tuple(size(names, anatomy.block_prefix(block)) for block, names in enumerate(plan.blocks)),
+        edge_bytes=(edges(plan.head(anatomy)), edges(plan.tail(anatomy))),
+        kv_bytes_per_token=max(anatomy.kv_elements) * _ITEM_BYTES[dtype],
+    )

@@ -1,0 +1,251 @@
+"""A span of a model, loaded: the `Stage` of this backend."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backends.huggingface import attention, check, device, quantize
+from backends.huggingface.cache import NotPackedError, PackedCache, Session, SingleCache
+from backends.huggingface.family import Anatomy, Net, build
+from backends.huggingface.info import examine, model_info
+from backends.huggingface.view import View
+from backends.huggingface.weights import Loader
+from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
+
+_NO_ROOM = "{} has no room for {} more tokens; end some sessions or shorten the prompt"
+
+
+def load(path: Path, span: Span, options: Options) -> TransformersStage:
+    """Load the blocks of `span`, with the embedding if it starts at 0 and norm and LM head if it ends at the last.
+
+    Raises:
+        BackendError: as `backends.stage.Backend.load`.
+    """
+    target = device.resolve_device(options.device)
+    quantize.require(options.quantize, target)
+    if options.threads is not None:
+        if options.threads < 1:
+            raise BackendError(f"--threads {options.threads}: at least one thread is needed")
+        torch.set_num_threads(options.threads)
+    folder, net, anatomy, plan = examine(path)
+    _require_span(span, anatomy.count, path)
+    stored = folder.stored_dtype([name for block in plan.blocks[span.start : span.end] for name in block])
+    dtype = device.resolve_dtype(options.dtype, stored, target)
+    if dtype != net.model.dtype:
+        net = build(folder, dtype)
+    quantize.require_use(options.quantize, net.blocks[span.start : span.end])
+    info = model_info(folder, net, anatomy, plan, stored)
+    # Blocks that are to be quantised are read on the CPU, and only what is left of each goes to the device.
+    reads = torch.device("cpu") if options.quantize else target
+    loader = Loader(net, anatomy, folder, plan, dtype, reads, options.progress)
+    try:
+        loader.load(span, quantize.shrinker(options.quantize, dtype, target))
+        net.move(target)
+    except Exception as error:
+        if device.out_of_memory(error):
+            raise BackendError(
+                f"{target} has no room for blocks {span} of {path} in {options.dtype}; "
+                "take fewer blocks, a smaller --dtype or --quantize"
+            ) from error
+        raise
+    stage = TransformersStage(net, anatomy, info, span, target, dtype)
+    stage.exact = dtype == torch.float32 and options.quantize is None
+    check.settle(stage)
+    return stage
+
+
+def _require_span(span: Span, blocks: int, path: Path) -> None:
+    if not 0 <= span.start < span.end:
+        raise BackendError(f"blocks {span}: a span is START:END with 0 <= START < END")
+    if span.end > blocks:
+        raise BackendError(f"blocks {span} of a model with {blocks} ({path}); take a span inside 0:{blocks}")
+
+
+class TransformersStage:
+    """Runs a span; see `backends.stage.Stage`.
+
+    `batched` is False for families whose attention cannot be replaced or which keep a running state.
+    """
+
+    def __init__(
+        self, net: Net, anatomy: Anatomy, info: ModelInfo, span: Span, target: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.net, self.anatomy, self.model, self.span = net, anatomy, info, span
+        self.torch_device, self.torch_dtype = target, dtype
+        self.device, self.dtype = str(target), device.dtype_name(dtype)
+        self.batched = net.attention_only and net.attention_is_open
+        self.gather = self.stepwise = False
+        self.exact = False  # whether results of the same tokens may differ by no more than float32's rounding
+        self.windowed = net.windowed_layers()
+        self.sdpa = bool(getattr(net.model, "_supports_sdpa", False))
+        self.kv_bytes_per_token = sum(anatomy.kv_elements[span.start : span.end]) * dtype.itemsize
+        self.sessions: dict[str, Session] = {}
+        self.view: Callable[[Span, bool], View] = functools.cache(self._view)
+        self._weights = _bytes_of(net)
+
+    def _view(self, span: Span, tail: bool) -> View:
+        return View(self.net, self.anatomy, span, tail)
+
+    def forward(self, batch: Batch) -> Array:
+        """See `backends.stage.Stage.forward`; batches of several rows need `batched`."""
+        span = Span(*batch.span)
+        self._require_batch(batch, span)
+        sessions = [self._session(row, span) for row in batch.rows]
+        is_tail = span.end == self.anatomy.count
+        try:
+            with torch.inference_mode():
+                for session in sessions:
+                    session.prepare()
+                out = self._run(batch, span, sessions, is_tail)
+                array = device.to_numpy(out)
+        except BaseException as error:
+            for session in sessions:
+                session.revert()
+            if device.out_of_memory(error):
+                tokens = sum(row.length for row in batch.rows)
+                raise MemoryError(_NO_ROOM.format(self.device, tokens)) from error
+            if isinstance(error, NotPackedError):
+                raise BackendError(
+                    f"{self.net.architecture} cannot run batches of several sessions: {error}"
+                ) from error
+            raise
+        for row, session in zip(batch.rows, sessions, strict=True):
+            session.commit(row.length)
+            self.sessions[row.session] = session
+        return array
+
+    def _run(self, batch: Batch, span: Span, sessions: Sequence[Session], is_tail: bool) -> torch.Tensor:
+        x, positions, view = self._inputs(batch, span), self.positions(batch.rows), self.view(span, is_tail)
+        out: list[torch.Tensor] = []
+        with attention.Running(self.cache(batch.rows, sessions)) as cache:
+            for start, piece, at in self.pieces(x, positions, batch.rows):
+                if not is_tail:
+                    out.append(view.hidden(piece, at, cache))
+                    continue
+                wanted = _wanted(batch.rows, start, len(piece)).to(self.torch_device, non_blocking=True)
+                if batch.output == "logits" and len(wanted):
+                    out.append(view.logits(piece, at, cache, wanted).float())
+                else:
+                    final = view.final(piece, at, cache)
+                    out += [final[wanted]] if batch.output == "hidden" else []
+        if not out:
+            return torch.empty(0, self.model.vocab_size)
+        return out[0] if len(out) == 1 else torch.cat(out)
+
+    def pieces(
+        self, x: torch.Tensor, positions: torch.Tensor, rows: Sequence[Row]
+    ) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """What of a batch runs at once, as (index of its first token, input, positions).
+
+        That is all of it, except where a family can go on with a sequence only token by token.
+        """
+        if not self.stepwise or rows[0].position == 0:
+            return [(0, x, positions)]
+        return [(i, x[i : i + 1], positions[i : i + 1]) for i in range(len(x))]
+
+    def cache(self, rows: Sequence[Row], sessions: Sequence[Session]) -> Any:
+        """What the family's forward is given as its KV cache."""
+        if self.batched:
+            lengths = [(session, row.length) for row, session in zip(rows, sessions, strict=True)]
+            return PackedCache(lengths, self.gather, self.sdpa, self.windowed)
+        return sessions[0].cache
+
+    def new_session(self, span: Span) -> Session:
+        """A session without tokens that runs this sub-range."""
+        if self.batched:
+            return Session(span)
+        layers = self.net.cache_layers()
+        # Some families have more than one attention in a block, and number them on.
+        each = max(1, len(layers) // self.anatomy.count)
+        inside = range(span.start * each, span.end * each)
+        return Session(span, lambda session: SingleCache(session, layers, inside))
+
+    def _session(self, row: Row, span: Span) -> Session:
+        session = self.sessions.get(row.session)
+        if session is None:
+            return self.new_session(span)
+        return session
+
+    def _require_batch(self, batch: Batch, span: Span) -> None:
+        if not self.span.start <= span.start < span.end <= self.span.end:
+            raise BackendError(f"blocks {span} are not inside blocks {self.span}, which this stage holds")
+        if not batch.rows:
+            raise BackendError("a batch needs at least one row")
+        if not self.batched and len(batch.rows) > 1:
+            raise BackendError(f"{self.net.architecture} runs one session at a time")
+        if len({row.session for row in batch.rows}) != len(batch.rows):
+            raise BackendError("a batch holds a session twice")
+        tokens = 0
+        for row in batch.rows:
+            self._require_row(row, span)
+            tokens += row.length
+        expected = (tokens,) if span.start == 0 else (tokens, self.model.hidden_size)
+        if batch.inputs.shape != expected:
+            raise BackendError(f"inputs of shape {batch.inputs.shape} for blocks {span}, {expected} expected")
+        if span.start == 0 and not 0 <= batch.inputs.min() <= batch.inputs.max() < self.model.vocab_size:
+            raise BackendError(f"a token id is outside the vocabulary of {self.model.vocab_size}")
+
+    def _require_row(self, row: Row, span: Span) -> None:
+        session = self.sessions.get(row.session)
+        length = session.length if session else 0
+        if row.length < 1 or not 0 <= row.outputs <= row.length:
+            raise BackendError(f"session {row.session}: a row of {row.length} tokens with {row.outputs} outputs")
+        if row.position != length:
+            raise BackendError(f"session {row.session} has {length} tokens here, so it cannot go on at {row.position}")
+        if session and session.span != span:
+            raise BackendError(f"session {row.session} runs blocks {session.span}; free it before it runs {span}")
+        limit = self.model.context_length
+        if limit and row.position + row.length > limit:
+            raise BackendError(f"session {row.session} would outgrow the model's context of {limit} tokens")
+
+    def _inputs(self, batch: Batch, span: Span) -> torch.Tensor:
+        dtype = torch.int64 if span.start == 0 else self.torch_dtype
+        return device.to_torch(batch.inputs, self.torch_device, dtype)
+
+    def positions(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Position of every packed token in its sequence."""
+        if len(rows) == 1:
+            start = rows[0].position
+            return torch.arange(start, start + rows[0].length, device=self.torch_device)
+        positions = np.concatenate([np.arange(row.position, row.position + row.length) for row in rows])
+        return torch.from_numpy(positions).to(self.torch_device, non_blocking=True)
+
+    def truncate(self, session: str, length: int) -> None:
+        """See `backends.stage.Stage.truncate`; a session that is no longer than `length` stays as it is."""
+        if length < 0:
+            raise BackendError(f"session {session} cannot be truncated to {length} tokens")
+        known = self.sessions.get(session)
+        if known is None or length >= known.length:
+            return
+        if length == 0:
+            self.sessions[session] = self.new_session(known.span)
+        else:
+            known.truncate(length)
+
+    def free(self, session: str) -> None:
+        """See `backends.stage.Stage.free`."""
+        self.sessions.pop(session, None)
+
+    def memory(self) -> Memory:
+        """See `backends.stage.Stage.memory`."""
+        kv = sum(session.nbytes() for session in self.sessions.values())
+        return Memory(self._weights, kv, device.free_bytes(self.torch_device))
+
+
+def _bytes_of(net: Net) -> int:
+    tensors = [*net.model.parameters(), *net.model.buffers()]
+    own: dict[int, int] = {t.data_ptr(): t.nbytes for t in tensors if not t.is_meta and t.numel()}
+    return sum(own.values()) + quantize.nbytes(net.model)
+
+
+def _wanted(rows: Sequence[Row], start: int, length: int) -> torch.Tensor:
+    """Indexes, from `start`, of the packed tokens in `start:start + length` whose outputs are wanted."""
+    ends = np.cumsum([row.length for row in rows])
+    indexes = np.concatenate([np.arange(end - row.outputs, end) for row, end in zip(rows, ends, strict=True)])
+    return torch.from_numpy(indexes[(indexes >= start) & (indexes < start + length)] - start)

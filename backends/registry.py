@@ -1,0 +1,46 @@
+"""Find backends by name: the entry points of the group `swarm.backends`."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from backends.stage import Backend, BackendError
+
+GROUP = "swarm.backends"
+DEFAULT = "transformers"
+
+# The default is there also where the distribution is not installed (running from a source tree).
+_BUILT_IN = {DEFAULT: "backends.huggingface"}
+_EXTRAS = {"llama_cpp": "llama-cpp", "onnx": "onnx", "petals": "petals"}
+
+
+def _found() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """Names of the backends that are installed, the default first."""
+    return sorted({*_BUILT_IN, *_found()}, key=lambda name: (name != DEFAULT, name))
+
+
+def find(name: str) -> Backend:
+    """The backend of this name.
+
+    Raises:
+        BackendError: it is not installed, or what it wraps is not.
+    """
+    try:
+        if point := _found().get(name):
+            return cast(Backend, point.load())
+        if module := _BUILT_IN.get(name):
+            return cast(Backend, importlib.import_module(module))
+    except ImportError as error:
+        raise BackendError(f"the backend {name} cannot start ({error}){_install(name)}") from error
+    raise BackendError(f"there is no backend {name!r}; installed: {', '.join(names())}{_install(name)}")
+
+
+def _install(name: str) -> str:
+    extra = _EXTRAS.get(name)
+    return f"; for {name}: pip install layerswarm[{extra}]" if extra else ""
