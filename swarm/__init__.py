@@ -1,0 +1,32 @@
+"""Run a language model that is too large for one machine across several.
+
+from swarm import SwarmClient
+
+with SwarmClient(join="swarm1:...") as client:
+    print(client.generate("smollm2-135m", "The capital of France is", max_new_tokens=16))
+"""
+
+from swarm.client import AsyncClientSession, AsyncSwarmClient, ClientSession, SamplingOptions, ServedModel, SwarmClient
+from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
+from swarm.sampling import Sampling
+from swarm.session import Notice
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClientSession",
+    "AsyncSwarmClient",
+    "BadRequest",
+    "ClientSession",
+    "Notice",
+    "Overloaded",
+    "Sampling",
+    "SamplingOptions",
+    "ServedModel",
+    "SessionFailed",
+    "SwarmClient",
+    "SwarmError",
+    "Unavailable",
+    "UnknownModel",
+    "__version__",
+]

@@ -1,0 +1,283 @@
+"""The commands. Every option may also come from the environment (`SWARM_JOIN`, `SWARM_SERVER_BIND`, ...) or from
+`config.toml` under `SWARM_HOME`, where a table bears the command's name:
+
+    [server]
+    bind = "0.0.0.0:7701"
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from swarm import __version__, home, join, models
+from swarm import serve as serving
+from swarm.catalogue import CATALOGUE, DEFAULT
+from swarm.client import SwarmClient
+from swarm.errors import SwarmError
+from swarm.process import announce, clear_errors, log_to_stderr, stopping
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def from_file() -> dict[str, Any]:
+    """The settings in `config.toml`.
+
+    Raises:
+        click.ClickException: the file is not TOML.
+    """
+    path = home.home() / "config.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{path} cannot be used: {error}") from error
+
+
+def _started(program: str) -> dict[str, Any]:
+    """Arguments for `main()` of a command that is a program of its own."""
+    return {
+        "prog_name": f"swarm-{program}",
+        "auto_envvar_prefix": f"SWARM_{program.upper()}",
+        "default_map": from_file().get(program, {}),
+    }
+
+
+def _run(command: click.Command, **arguments: Any) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a cp1252 console cannot show everything
+    command.main(**arguments)
+
+
+def server_main() -> None:
+    _run(server, **_started("server"))
+
+
+def directory_main() -> None:
+    _run(directory, **_started("directory"))
+
+
+def client_main() -> None:
+    _run(client, **_started("client"))
+
+
+def main() -> None:
+    _run(cli, prog_name="swarm", auto_envvar_prefix="SWARM", default_map=from_file())
+
+
+join_option = click.option(
+    "--join", "join_token", envvar="SWARM_JOIN", metavar="TOKEN", help="The line that the directory prints."
+)
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log what happens in detail.")
+temperature_option = click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
+seed_option = click.option("--seed", type=click.IntRange(0), help="Makes a temperature above 0 repeatable.")
+
+
+def new_tokens_option(default: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    return click.option("--max-new-tokens", type=click.IntRange(1), default=default, show_default=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="swarm")
+def cli() -> None:
+    """Run a language model that is too large for one machine across several."""
+
+
+@cli.command()
+@click.argument("model", default=DEFAULT)
+@click.option("--servers", type=click.IntRange(1), default=2, show_default=True, help="How many share the blocks.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of the gateway.")
+@click.option("--no-browser", is_flag=True, help="Do not open the chat page.")
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--quantize", type=click.Choice(["int8", "nf4"]))
+@verbose_option
+def up(
+    model: str, servers: int, port: int, no_browser: bool, dtype: str, device: str, quantize: str | None, verbose: bool
+) -> None:
+    """Start directory, servers and gateway on this machine."""
+    from swarm.up import up as start
+
+    log_to_stderr(verbose)
+    options = ["--dtype", dtype, "--device", device, *(["--quantize", quantize] if quantize else [])]
+    with clear_errors(), stopping() as stop:
+        start(model, servers, port, not no_browser, options, stop)
+
+
+@cli.command()
+@click.option("--bind", default="0.0.0.0:7700", show_default=True, metavar="HOST:PORT", help="Port 0: any free one.")
+@click.option("--state-dir", type=click.Path(file_okay=False), help="Keys and members.  [default: under SWARM_HOME]")
+@click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
+@click.option("--token-expires", type=click.FloatRange(min=0), metavar="SECONDS", help="After this, nobody can enrol.")
+@verbose_option
+def directory(
+    bind: str, state_dir: str | None, advertise: tuple[str, ...], token_expires: float | None, verbose: bool
+) -> None:
+    """Admit peers, keep who is there, and assign spans."""
+    from pathlib import Path
+
+    from routing.directory import Directory
+
+    log_to_stderr(verbose)
+    with clear_errors(), stopping() as stop:
+        folder = Path(state_dir) if state_dir else home.folder("directory")
+        service = Directory(bind, folder, advertise=advertise, token_ttl=token_expires)
+        try:
+            announce(f"join: {service.token}")
+            stop.abrupt = False
+            service.run(stop)
+        finally:
+            service.close()
+
+
+@cli.command()
+@click.argument("model")
+@join_option
+@click.option("--blocks", metavar="START:END", help="What to serve.  [default: the directory decides]")
+@click.option(
+    "--bind", default="", metavar="HOST:PORT", help="Where peers reach this server.  [default: any free port]"
+)
+@click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
+@click.option("--backend", default="transformers", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps")
+@click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, float16; auto: as stored")
+@click.option("--quantize", type=click.Choice(["int8", "nf4"]))
+@click.option("--kv-tokens", type=click.IntRange(1), help="Tokens of all sessions together.  [default: by free memory]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the cores]")
+@click.option("--name", default="", help="Shown to others.  [default: server-1, server-2, ...]")
+@click.option("--model-name", default="", help="The model's name in the swarm.")
+@verbose_option
+def server(join_token: str | None, blocks: str | None, verbose: bool, **options: Any) -> None:
+    """Serve a span of MODEL: a folder, a Hugging Face repo id or a catalogue name."""
+    log_to_stderr(verbose)
+    with clear_errors(), stopping() as stop:
+        span = serving.parse_span(blocks) if blocks else None
+        serving.serve(serving.Settings(join=join.find(join_token), blocks=span, **options), stop)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("prompt", required=False)
+@join_option
+@new_tokens_option(128)
+@temperature_option
+@seed_option
+def client(
+    model: str, prompt: str | None, join_token: str | None, max_new_tokens: int, temperature: float, seed: int | None
+) -> None:
+    """Continue PROMPT, or each line of standard input, as it stands (no chat template)."""
+    from swarm import talk
+
+    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+        talk.pick_model(swarm, model)
+        tokenizer = talk.tokenizer_of(swarm, model)
+        options = talk.sampling_options(tokenizer, temperature, seed)
+        for text in [prompt] if prompt is not None else map(str.rstrip, sys.stdin):
+            if text:
+                talk.answer(swarm, model, tokenizer.encode(text), max_new_tokens, options)
+
+
+@cli.command("run")
+@click.argument("model")
+@click.argument("prompt")
+@join_option
+@new_tokens_option(512)
+@temperature_option
+@seed_option
+def run(
+    model: str, prompt: str, join_token: str | None, max_new_tokens: int, temperature: float, seed: int | None
+) -> None:
+    """Ask MODEL one question, through its chat template where it has one."""
+    from swarm import talk
+
+    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+        talk.pick_model(swarm, model)
+        tokenizer = talk.tokenizer_of(swarm, model)
+        ids = (
+            tokenizer.chat([{"role": "user", "content": prompt}])
+            if tokenizer.has_chat_template
+            else tokenizer.encode(prompt)
+        )
+        talk.answer(swarm, model, ids, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed))
+
+
+@cli.command()
+@click.argument("model", required=False)
+@join_option
+@click.option("--system", help="What the model is told before the conversation.")
+@new_tokens_option(512)
+@temperature_option
+@seed_option
+def chat(
+    model: str | None,
+    join_token: str | None,
+    system: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+) -> None:
+    """Talk to MODEL."""
+    from swarm import talk
+
+    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+        served = talk.pick_model(swarm, model)
+        tokenizer = talk.tokenizer_of(swarm, served.name)
+        talk.chat(swarm, served, system, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed))
+
+
+@cli.command()
+@join_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--watch", is_flag=True, help="Draw it again whenever it changes, until Ctrl-C.")
+def status(join_token: str | None, as_json: bool, watch: bool) -> None:
+    """Who serves which blocks."""
+    from rich.live import Live
+
+    from swarm import status as drawing
+
+    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+        if as_json:
+            click.echo(json.dumps(drawing.as_json(swarm.models()), indent=2))
+        elif watch:
+            with Live(refresh_per_second=2, get_renderable=lambda: drawing.draw(swarm.models())):
+                while True:
+                    time.sleep(1)
+        else:
+            Console(width=None if sys.stdout.isatty() else 120).print(drawing.draw(swarm.models()))
+
+
+@cli.command("models")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_models(as_json: bool) -> None:
+    """The models that have a name here, and those that are on this machine."""
+    with clear_errors():
+        here = models.present()
+        names = [*CATALOGUE, *(name for name in here if name not in CATALOGUE)]
+        if as_json:
+            click.echo(json.dumps([{"name": name, "here": name in here} for name in names], indent=2))
+            return
+        table = Table(box=None, header_style="dim")
+        for title in ("model", "size", "licence", "on this machine"):
+            table.add_column(title)
+        for name in names:
+            entry = CATALOGUE.get(name)
+            size, licence = (home.size(entry.size), entry.licence) if entry else ("", "")
+            table.add_row(name, size, licence, "yes" if name in here else "")
+        Console().print(table)
+
+
+cli.add_command(directory)
+cli.add_command(server)
+cli.add_command(client)
+
+__all__ = ["SwarmError", "cli", "client_main", "directory_main", "main", "server_main"]

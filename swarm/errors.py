@@ -1,0 +1,43 @@
+"""Errors for people: the text is one clear line that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class SwarmError(Exception):
+    """Base of all errors that end a request or a program with a line for people.
+
+    Attributes:
+        exit_code: what a program that ends with this error returns to the shell: 1 failed, 2 usage.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class BadRequest(SwarmError):
+    """The caller asked for something that cannot be; the same request will fail again."""
+
+
+class Overloaded(SwarmError):
+    """Every server that could do it is full. `retry_after` (seconds) is a hint."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(SwarmError):
+    """No route covers the model. `missing` holds the spans, as (start, end), that nobody serves."""
+
+    def __init__(self, message: str, missing: tuple[tuple[int, int], ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+
+
+class SessionFailed(SwarmError):
+    """The swarm could not finish the session."""
+
+
+class UnknownModel(SwarmError):
+    """No server of the swarm offers a model by that name."""

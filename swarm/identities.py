@@ -1,0 +1,44 @@
+"""Which key pair a process uses: several may run from one `SWARM_HOME`, each with its own, which is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from routing.security import Identity, SecurityError
+from swarm import home
+from swarm.errors import SwarmError
+
+MOST = 1000
+
+
+@contextmanager
+def claimed(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
+    """Hold a name and its identity while the block runs: `name`, or the first of `role-1`, `role-2`... that is free.
+
+    Raises:
+        SwarmError: another process on this machine runs under that name, or the key file is damaged.
+    """
+    folder = home.folder("identities")
+    candidates = [re.sub(r"[^\w.-]", "_", name)] if name else [f"{role}-{number}" for number in range(1, MOST)]
+    for candidate in candidates:
+        lock = FileLock(folder / f"{candidate}.lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        try:
+            with home.disk_errors(folder):
+                identity = Identity.load(folder / f"{candidate}.key")
+        except SecurityError as error:
+            lock.release()
+            raise SwarmError(str(error)) from error
+        try:
+            yield name or candidate, identity
+        finally:
+            lock.release()
+        return
+    raise SwarmError(f"{name or role!r} runs on this machine already: choose another --name")

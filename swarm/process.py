@@ -1,0 +1,104 @@
+"""How a program of the swarm starts and ends: log, signals, the parent that may go away, errors as one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from backends import BackendError
+from routing.errors import DirectoryError
+from routing.links import LinkError
+from routing.security import SecurityError
+from swarm.errors import SwarmError
+
+PARENT = "SWARM_PARENT"  # set to `stdin`: end when standard input does, because the parent holds its other end
+
+
+class Stop(threading.Event):
+    """Set by Ctrl-C, SIGTERM or the end of the parent.
+
+    While `abrupt` the program is in the middle of starting, and is interrupted with KeyboardInterrupt instead.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.abrupt = True
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Catch what ends a program. A second Ctrl-C always interrupts."""
+    stop = Stop()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        again = stop.is_set()
+        stop.set()
+        if stop.abrupt or again:
+            raise KeyboardInterrupt
+
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    previous = {
+        number: signal.signal(number, on_signal)
+        for name in names
+        if (number := getattr(signal, name, None)) is not None
+    }
+    if os.environ.get(PARENT) == "stdin":
+        threading.Thread(target=_watch_parent, name="parent", daemon=True).start()
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        if not stop.is_set():
+            raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _watch_parent() -> None:
+    while sys.stdin.buffer.read(1024):
+        pass
+    signal.raise_signal(signal.SIGINT)
+
+
+class _Failure(click.ClickException):
+    def __init__(self, error: SwarmError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn the errors that are meant for people into one line and an exit code."""
+    try:
+        yield
+    except SwarmError as error:
+        raise _Failure(error) from error
+    except (BackendError, DirectoryError, LinkError, SecurityError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.Abort from None
+
+
+def log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    for chatty in ("httpx", "httpcore", "huggingface_hub", "filelock", "urllib3", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def announce(line: str) -> None:
+    """One of the lines of the contract, to standard output at once."""
+    print(line, flush=True)

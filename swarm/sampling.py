@@ -1,0 +1,127 @@
+"""From logits to a token, without state.
+
+The random number for a position comes from `(seed, position)` alone, so any tail that is given the same logits picks
+the same token, whatever happened before on whichever server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from routing.wire import Sampling
+
+__all__ = ["GREEDY", "Pick", "Sampling", "looks_back", "pick", "uniform"]
+
+Floats = npt.NDArray[np.float32]
+GREEDY = Sampling()
+# Sorting a whole vocabulary to find a nucleus costs 10 ms at 150,000 tokens; the nucleus is nearly always inside the
+# likeliest few thousand, and where it is not the whole vocabulary is sorted.
+_SHORTLIST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A token, its log-probability under the model (before any sampling parameter), and the likeliest alternatives."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def looks_back(sampling: Sampling) -> bool:
+    """Whether `pick` needs the sequence so far."""
+    return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+
+
+def uniform(seed: int, position: int) -> float:
+    """The number in [0, 1) that belongs to a position (Philox, a counter-based generator: Salmon et al., SC 2011)."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+
+
+def pick(
+    logits: Floats, sampling: Sampling, position: int, history: Sequence[int] = (), prompt_length: int = 0
+) -> Pick:
+    """Pick the token of `position`.
+
+    In this order: logit bias; repetition penalty over the whole history (Keskar et al., arXiv 1909.05858, as in
+    Hugging Face generate); presence and frequency penalty over the generated part (OpenAI's formula); temperature 0
+    takes the likeliest, otherwise temperature, top-k, top-p (nucleus), min-p, then one draw.
+
+    Args:
+        logits: `[vocab]` float32.
+        position: of the token to be picked, in the sequence.
+        history: the token ids before `position`; may be empty unless `looks_back(sampling)`.
+        prompt_length: how many of them the user gave.
+    """
+    scores = _penalised(logits, sampling, history, prompt_length)
+    token = int(scores.argmax()) if sampling.temperature == 0 else _draw(scores, sampling, position)
+    if sampling.logprobs < 0:
+        return Pick(token)
+    logprobs = _log_softmax(logits)
+    best = _largest(logits, sampling.logprobs)
+    return Pick(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in best))
+
+
+def _penalised(logits: Floats, sampling: Sampling, history: Sequence[int], prompt_length: int) -> Floats:
+    if not sampling.logit_bias and not (history and looks_back(sampling)):
+        return logits
+    scores = logits.copy()
+    for token, bias in sampling.logit_bias.items():
+        if token < len(scores):
+            scores[token] += np.float32(bias)
+    if sampling.repetition_penalty != 1.0 and history:
+        seen = np.unique(np.asarray(history))
+        values = scores[seen]
+        penalty = np.float32(sampling.repetition_penalty)
+        scores[seen] = np.where(values < 0, values * penalty, values / penalty)
+    generated = history[prompt_length:]
+    if generated and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, counts = np.unique(np.asarray(generated), return_counts=True)
+        scores[tokens] -= np.float32(sampling.presence_penalty) + np.float32(sampling.frequency_penalty) * counts
+    return scores
+
+
+def _draw(scores: Floats, sampling: Sampling, position: int) -> int:
+    scaled = scores.astype(np.float64) / sampling.temperature
+    if sampling.top_k and sampling.top_k < len(scaled):
+        order = _largest(scaled, sampling.top_k)
+    elif sampling.top_p < 1:
+        order = _largest(scaled, min(_SHORTLIST, len(scaled)))
+    else:
+        order = np.arange(len(scaled))
+    weights = np.exp(scaled[order] - scaled.max())
+    if sampling.top_p < 1:
+        everything = weights.sum() if sampling.top_k else np.exp(scaled - scaled.max()).sum()
+        if weights.sum() < sampling.top_p * everything:
+            order = _largest(scaled, len(scaled))
+            weights = np.exp(scaled[order] - scaled.max())
+        # The smallest set whose mass reaches top_p: a token stays if the mass before it does not reach it yet.
+        weights = np.where(np.cumsum(weights) - weights < sampling.top_p * everything, weights, 0.0)
+    if sampling.min_p > 0:
+        weights = np.where(weights >= sampling.min_p * weights.max(), weights, 0.0)
+    cumulative = np.cumsum(weights)
+    drawn = np.searchsorted(cumulative, uniform(sampling.seed, position) * cumulative[-1], side="right")
+    return int(order[min(int(drawn), int(np.flatnonzero(weights)[-1]))])
+
+
+def _largest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
+    """Indices of the `count` largest values, largest first; equal values by index."""
+    count = min(count, len(values))
+    if count == 0:
+        return np.empty(0, np.intp)
+    if count < len(values):
+        least = np.partition(values, -count)[-count]
+        above = np.flatnonzero(values > least)
+        chosen = np.concatenate([above, np.flatnonzero(values == least)[: count - len(above)]])
+    else:
+        chosen = np.arange(len(values))
+    return chosen[np.lexsort((chosen, -values[chosen]))]
+
+
+def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - float(logits.max())
+    return shifted - float(np.log(np.exp(shifted).sum()))

@@ -1,0 +1,204 @@
+"""The sessions that a server hosts, and who gets in: pure bookkeeping with injected time.
+
+A `Seat` is a session's place on one server: how much of its sequence has been taken in, under which epoch, and who may
+speak for it. `Seats` keeps the KV budget: a session reserves `max_length` tokens when it is opened and keeps them until
+it is closed. A seat that nobody has used for a while gives way when the room is needed, because its client can replay
+the session from the token ids that it keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backends import Span
+from routing import wire
+
+BUSY_RETRY = 1.0  # s, the hint given with a refusal for want of room
+IDLE_AFTER = 60.0  # s without a message until a seat may be given to somebody else
+ABANDONED_AFTER = 3600.0  # s without a message until a seat is given up even with room to spare
+
+
+class Refusal(Exception):
+    """A session that is not taken."""
+
+    def __init__(self, code: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+@dataclass
+class Seat:
+    """
+    Attributes:
+        owner: public key of the client.
+        client: ROUTER route along which the client was last heard.
+        accepted: tokens of the sequence that were taken in, computed or not; the next message starts here.
+        computed: tokens in the KV cache.
+        history: the sequence as far as the tail of a ring must look back at it.
+    """
+
+    session: str
+    owner: str
+    client: bytes
+    epoch: int
+    route: tuple[wire.Hop, ...]
+    hop: int
+    max_length: int
+    generation: wire.Generation | None
+    used: float
+    accepted: int = 0
+    computed: int = 0
+    history: list[int] = field(default_factory=list)
+
+    @property
+    def span(self) -> Span:
+        return Span(self.route[self.hop].start, self.route[self.hop].end)
+
+    @property
+    def next_hop(self) -> wire.Hop | None:
+        """The server that computes after this one; None at the tail."""
+        return self.route[self.hop + 1] if self.hop + 1 < len(self.route) else None
+
+    def may_forward(self, sender: str) -> bool:
+        """Work comes from the hop before; at the head from the client, and from the tail that closes the ring."""
+        if self.hop > 0:
+            return sender == self.route[self.hop - 1].peer
+        return sender in (self.owner, self.route[-1].peer)
+
+    def may_close(self, sender: str) -> bool:
+        return sender == self.owner or any(hop.peer == sender for hop in self.route)
+
+
+class Seats:
+    """
+    Args:
+        key: the server's own public key.
+        model, span, blocks: what it serves: the model's name, its blocks, and how many the whole model has.
+        capacity: tokens that its KV cache may hold in all sessions together.
+        context_length: the longest sequence of the model; 0: unbounded.
+    """
+
+    def __init__(self, key: str, model: str, span: Span, blocks: int, capacity: int, context_length: int) -> None:
+        self._key = key
+        self._model = model
+        self._span = span
+        self._blocks = blocks
+        self._capacity = capacity
+        self._context_length = context_length
+        self._seats: dict[str, Seat] = {}
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    def all(self) -> list[Seat]:
+        return list(self._seats.values())
+
+    def get(self, session: str) -> Seat | None:
+        return self._seats.get(session)
+
+    @property
+    def reserved(self) -> int:
+        return sum(seat.max_length for seat in self._seats.values())
+
+    @property
+    def free(self) -> int:
+        return self._capacity - self.reserved
+
+    def open(self, message: wire.Open, sender: str, client: bytes, now: float) -> tuple[Seat, list[Seat]]:
+        """Seat a session, or go on with one that sits here already under a newer epoch.
+
+        Returns:
+            The seat, with `accepted` at the position that is kept, and the idle seats that gave way to it.
+
+        Raises:
+            Refusal: the message is not for this server, not by the session's owner, or there is no room.
+        """
+        self._check(message)
+        known = self._seats.get(message.session)
+        if known is not None and known.owner != sender:
+            raise Refusal("not_yours", "this session belongs to somebody else")
+        if known is not None and message.epoch <= known.epoch:
+            raise Refusal("old_epoch", f"the session is on epoch {known.epoch} already")
+        moved = known is not None and known.span != _span_of(message)
+        need = message.max_length - (known.max_length if known else 0)
+        gone = self._make_room(need, now, keep=message.session)
+        generation = message.generation
+        seat = Seat(
+            session=message.session,
+            owner=sender,
+            client=client,
+            epoch=message.epoch,
+            route=message.route,
+            hop=message.hop,
+            max_length=message.max_length,
+            generation=generation,
+            used=now,
+            accepted=0 if known is None or moved else min(known.computed, message.position),
+            computed=0 if known is None or moved else known.computed,
+            history=list(generation.history) if generation else [],
+        )
+        self._seats[message.session] = seat
+        return seat, gone
+
+    def close(self, session: str) -> None:
+        self._seats.pop(session, None)
+
+    def abandoned(self, now: float) -> list[Seat]:
+        return [seat for seat in self._seats.values() if now - seat.used > ABANDONED_AFTER]
+
+    def _check(self, message: wire.Open) -> None:
+        if message.model != self._model:
+            raise Refusal("unknown_model", f"this server serves {self._model!r}, not {message.model!r}")
+        if message.hop >= len(message.route) or message.route[message.hop].peer != self._key:
+            raise Refusal("bad_route", "the route does not name this server at that place")
+        span = _span_of(message)
+        if not self._span.start <= span.start < span.end <= self._span.end:
+            raise Refusal("bad_route", f"this server serves blocks {self._span}, not {span}")
+        if sum(hop.peer == self._key for hop in message.route) > 1:
+            raise Refusal("bad_route", "the route comes by this server twice")
+        at = 0
+        for hop in message.route:
+            if hop.start != at or hop.end <= hop.start:
+                raise Refusal("bad_route", f"the route does not go on at block {at}")
+            at = hop.end
+        if at != self._blocks:
+            raise Refusal("bad_route", f"the route ends at block {at} of {self._blocks}")
+        if self._context_length and message.max_length > self._context_length:
+            raise Refusal(
+                "too_long", f"{message.max_length} tokens are more than the model's context of {self._context_length}"
+            )
+        if message.max_length > self._capacity:
+            raise Refusal(
+                "too_long",
+                f"{message.max_length} tokens are more than this server's whole KV cache of {self._capacity}",
+            )
+        if message.generation is not None and message.generation.end > message.max_length:
+            raise Refusal("too_long", "the generation would end beyond the session's max_length")
+
+    def _make_room(self, need: int, now: float, keep: str) -> list[Seat]:
+        """Take the longest idle seats until `need` tokens are free; nobody gives way where that is not enough."""
+        gone: list[Seat] = []
+        room = self.free
+        for seat in sorted(self._seats.values(), key=lambda seat: seat.used):
+            if room >= need:
+                break
+            if seat.session != keep and now - seat.used > IDLE_AFTER:
+                gone.append(seat)
+                room += seat.max_length
+        if room < need:
+            raise Refusal(
+                "busy",
+                f"no room for {need} more tokens: {self.reserved} of {self._capacity} are reserved by "
+                f"{len(self._seats)} sessions",
+                BUSY_RETRY,
+            )
+        for seat in gone:
+            self.close(seat.session)
+        return gone
+
+
+def _span_of(message: wire.Open) -> Span:
+    hop = message.route[message.hop]
+    return Span(hop.start, hop.end)

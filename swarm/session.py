@@ -1,0 +1,431 @@
+"""What a client does about one session: a state machine without sockets, threads and clocks.
+
+Each method takes something that happened and a time, and gives back what is to be done, as a list of actions. The
+driver (`swarm.driver`) carries them out. The client keeps every token id of the sequence, so whatever is lost, it can
+start a newer epoch on another route and replay: hops that survived keep their KV cache up to the last token that the
+client has, and the others are fed from the token ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from backends.stage import Array, Output
+from routing import wire
+from routing.links import LossReason
+from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
+from swarm.sampling import Sampling, looks_back
+
+OPEN_TIMEOUT = 10.0  # s for a hop to answer that a session is open
+PROGRESS_TIMEOUT = 300.0  # s without a token or a result until the session is given up; a prompt may take long
+RETRY_PAUSE = 0.5  # s between two looks for a route
+REFUSALS = 15  # refused handshakes in a row until a server is taken for lost
+MAX_FAILURES = 8  # without any progress in between
+
+
+@dataclass(frozen=True)
+class Send:
+    hop: wire.Hop
+    message: wire.Message
+    array: Array | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Find a route for the session without the servers in `avoid`; answer with `routed` or `no_route`."""
+
+    avoid: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Ban:
+    """The peer failed; routes of other sessions should avoid it for a while too."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Praise:
+    """The peer answered as it should."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the user may want to know and need not act upon, e.g. that a server was replaced."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """`[tokens, vocab]` float32 logits or `[tokens, hidden]` hidden states of a step."""
+
+    array: Array
+
+
+@dataclass(frozen=True)
+class Emit:
+    item: wire.Token | Notice | StepOutput
+
+
+@dataclass(frozen=True)
+class Done:
+    """The generation or step has ended; with `error`, by failing. The session can be used again."""
+
+    error: SwarmError | None = None
+
+
+Action = Send | Plan | Ban | Praise | Emit | Done
+
+
+class Phase(Enum):
+    IDLE = "idle"
+    PLANNING = "planning"  # a Plan is under way
+    WAITING = "waiting"  # for a route to appear
+    OPENING = "opening"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Generate:
+    prompt_length: int
+    end: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Step:
+    position: int
+    ids: tuple[int, ...]
+    output: Output
+
+
+@dataclass
+class Session:
+    """One sequence and the route that computes it.
+
+    Attributes:
+        max_length: tokens that every hop reserves.
+        ids: the whole sequence as far as the client knows it.
+        patience: s to wait for a route when a hop was lost on the way.
+        busy_patience: s to wait for room on servers that are full.
+    """
+
+    id: str
+    model: str
+    max_length: int
+    patience: float = 30.0
+    busy_patience: float = 10.0
+    ids: list[int] = field(default_factory=list)
+    route: tuple[wire.Hop, ...] = ()
+    epoch: int = 0
+    phase: Phase = Phase.IDLE
+    _goal: Generate | Step | None = None
+    _stepping: bool = False  # the hops are open without a ring, and hold the whole sequence
+    # Whatever these hops have cached, its first `_valid` tokens are those of `ids`. A server that was out of the route
+    # in between may hold another sequence, so it is no holder any more.
+    _holders: dict[str, wire.Hop] = field(default_factory=dict)
+    _valid: int = 0
+    _opened: dict[str, int] = field(default_factory=dict)
+    _misses: Counter[str] = field(default_factory=Counter)
+    _parts: list[Array] = field(default_factory=list)
+    _avoid: dict[str, str] = field(default_factory=dict)
+    _deadline: float = 0.0
+    _trouble_since: float | None = None
+    _trouble: str = ""
+    _failures: int = 0
+    _started: bool = False  # some hop has opened the session once
+    _retry_at: float = 0.0
+    _noticed: str = ""
+
+    # --- what the user wants ---------------------------------------------------------------------------------------
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling, now: float) -> list[Action]:
+        """Continue `ids`, a sequence that may share a prefix with the one that the session holds.
+
+        Raises:
+            BadRequest: nothing to continue, or no room for it in the session.
+        """
+        self._check_idle()
+        end = len(ids) + max_new_tokens
+        if not ids:
+            raise BadRequest("the prompt is empty: give at least one token")
+        if max_new_tokens < 1:
+            raise BadRequest("max_new_tokens must be at least 1")
+        if end > self.max_length:
+            raise BadRequest(
+                f"{len(ids)} prompt tokens and {max_new_tokens} new ones do not fit a session of {self.max_length}: "
+                f"shorten the prompt, ask for fewer tokens or open the session with a larger max_length"
+            )
+        shared = next((i for i, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b), None)
+        self._valid = min(self._valid, len(ids) if shared is None else shared)
+        self.ids = list(ids)
+        return self._pursue(Generate(len(ids), end, sampling), now)
+
+    def step(self, ids: Sequence[int], position: int, output: Output, now: float) -> list[Action]:
+        """Compute `ids` at `position`, which may lie before the end of what the session holds.
+
+        Raises:
+            BadRequest: no ids, no room for them, or a position that leaves a hole.
+        """
+        self._check_idle()
+        if not ids:
+            raise BadRequest("a step needs at least one token")
+        if not 0 <= position <= len(self.ids):
+            raise BadRequest(f"position {position} is outside the session's sequence of {len(self.ids)} tokens")
+        if position + len(ids) > self.max_length:
+            raise BadRequest(
+                f"{position + len(ids)} tokens do not fit a session of {self.max_length}: "
+                f"open it with a larger max_length"
+            )
+        self.ids[position:] = ids
+        self._valid = min(self._valid, position)
+        goal = Step(position, tuple(ids), output)
+        if self._stepping:
+            self._goal = goal
+            return self._run(position, now)
+        return self._pursue(goal, now)
+
+    def cancel(self, now: float) -> list[Action]:
+        """Stop what is under way. The hops keep what they have; the session can go on from there."""
+        if self.phase is Phase.IDLE:
+            return []
+        ring = isinstance(self._goal, Generate) and self.phase in (Phase.OPENING, Phase.RUNNING)
+        self._finish()
+        if not ring:
+            return []
+        # A newer epoch makes the turns of the ring that are still under way stale.
+        self.epoch += 1
+        return [Send(hop, self._open_message(i, None)) for i, hop in enumerate(self.route)]
+
+    def close(self) -> list[Action]:
+        self._finish()
+        holders = {**self._holders, **{hop.peer: hop for hop in self.route}}
+        self._stepping, self._holders, self.route = False, {}, ()
+        return [Send(hop, wire.Close(self.id)) for hop in holders.values()]
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def routed(self, route: tuple[wire.Hop, ...], now: float) -> list[Action]:
+        """The answer to `Plan`."""
+        if self.phase is not Phase.PLANNING:
+            return []
+        gone = [self._holders.pop(peer) for peer in self._holders.keys() - {hop.peer for hop in route}]
+        self.route = route
+        return [*(Send(hop, wire.Close(self.id)) for hop in gone), *self._open(now)]
+
+    @property
+    def holders(self) -> set[str]:
+        """Servers on which the session holds a reservation."""
+        return set(self._holders)
+
+    def no_route(self, error: SwarmError, now: float) -> list[Action]:
+        """The answer to `Plan` when nothing covers the model. Overload and loss are waited for, within limits."""
+        if self.phase is not Phase.PLANNING:
+            return []
+        if self._trouble_since is None:
+            self._trouble_since = now
+        waited = now - self._trouble_since
+        full = isinstance(error, Overloaded) or "busy" in self._avoid.values()
+        if full and not isinstance(error, Overloaded):
+            error = Overloaded(f"every server that could take the session is full: {self._trouble}", 1.0)
+        hopeful = self._started or self._failures  # it worked, or the directory said that it would
+        limit = self.busy_patience if full else self.patience if hopeful else 0.0
+        if waited >= limit or isinstance(error, BadRequest):
+            if self._trouble and not full:
+                error = Unavailable(f"{error} (last failure: {self._trouble})", getattr(error, "missing", ()))
+            return self._give_up(error)
+        self.phase = Phase.WAITING
+        self._retry_at = now + RETRY_PAUSE
+        # Whoever was full or failed may have recovered by then; those that are banned stay so in the planner.
+        self._avoid.clear()
+        return self._notice(f"waiting for a server: {error}")
+
+    def received(self, peer: str, message: wire.AnyMessage, array: Array | None, now: float) -> list[Action]:
+        """A message that carries this session's id."""
+        if getattr(message, "epoch", None) != self.epoch or peer not in {hop.peer for hop in self.route}:
+            return []
+        match message:
+            case wire.Opened(_, _, position) if self.phase is Phase.OPENING:
+                return self._on_opened(peer, position, now)
+            case wire.Refused() if self.phase is Phase.OPENING:
+                return self._on_refused(peer, message, now)
+            case wire.Failed() if self.phase in (Phase.OPENING, Phase.RUNNING):
+                return self._on_failed(peer, message, now)
+            case wire.Failed():
+                self._forget_route()
+            case wire.Token() if self.phase is Phase.RUNNING and peer == self.route[-1].peer:
+                return self._on_token(message, now)
+            case wire.Result() if self.phase is Phase.RUNNING and peer == self.route[-1].peer and array is not None:
+                return self._on_result(message, array, now)
+        return []
+
+    def lost(self, peer: str, reason: LossReason, now: float) -> list[Action]:
+        """The connection to a peer broke or could not be made."""
+        if peer not in {hop.peer for hop in self.route}:
+            return []
+        if self.phase is Phase.RUNNING or (self.phase is Phase.OPENING and self._is_hopeless(peer, reason)):
+            return self._recover({peer}, f"the connection to {peer[:8]} broke", now)
+        if self.phase is Phase.IDLE:
+            self._forget_route()
+        return []
+
+    def _is_hopeless(self, peer: str, reason: LossReason) -> bool:
+        """Whether an attempt to connect was the last one worth making: a hop may have several addresses, and a gate
+        may not have heard yet of a client that has just enrolled."""
+        self._misses[peer] += 1
+        hop = next(hop for hop in self.route if hop.peer == peer)
+        tries = {"closed": 1, "unreachable": len(hop.addresses) + 1, "refused": REFUSALS}[reason]
+        return self._misses[peer] >= tries
+
+    def _forget_route(self) -> None:
+        """The route broke while it was not used: look for one when it is."""
+        self._stepping, self.route = False, ()
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed."""
+        if self.phase is Phase.WAITING and now >= self._retry_at:
+            return self._plan()
+        if self.phase is Phase.OPENING and now >= self._deadline:
+            silent = {hop.peer for hop in self.route} - self._opened.keys()
+            return self._recover(silent, f"no answer within {OPEN_TIMEOUT:.0f} s", now)
+        if self.phase is Phase.RUNNING and now >= self._deadline:
+            return self._give_up(SessionFailed(f"no answer from the swarm for {PROGRESS_TIMEOUT:.0f} s"))
+        return []
+
+    # --- steps on the way --------------------------------------------------------------------------------------------
+
+    def _check_idle(self) -> None:
+        if self.phase is not Phase.IDLE:
+            raise BadRequest("this session is busy: wait for what it does, or open another one")
+
+    def _pursue(self, goal: Generate | Step, now: float) -> list[Action]:
+        self._goal = goal
+        self._stepping = False
+        self._avoid.clear()
+        self._trouble_since, self._trouble, self._failures, self._noticed = None, "", 0, ""
+        return self._open(now) if self.route else self._plan()
+
+    def _plan(self) -> list[Action]:
+        self.phase = Phase.PLANNING
+        return [Plan(frozenset(self._avoid))]
+
+    def _open(self, now: float) -> list[Action]:
+        self.phase = Phase.OPENING
+        self.epoch += 1
+        self._opened = {}
+        self._misses = Counter()
+        self._deadline = now + OPEN_TIMEOUT
+        return [Send(hop, self._open_message(i, self._goal)) for i, hop in enumerate(self.route)]
+
+    def _open_message(self, hop: int, goal: Generate | Step | None) -> wire.Open:
+        generation = None
+        if isinstance(goal, Generate) and hop == len(self.route) - 1:
+            history = tuple(self.ids) if looks_back(goal.sampling) else ()
+            generation = wire.Generation(goal.prompt_length, goal.end, goal.sampling, history)
+        # The first position whose output is wanted must be computed, whatever is cached.
+        wanted = goal.position if isinstance(goal, Step) else max(len(self.ids) - 1, 0)
+        keep = min(self._valid, wanted) if self.route[hop].peer in self._holders else 0
+        return wire.Open(self.id, self.epoch, self.model, self.route, hop, self.max_length, keep, generation)
+
+    def _on_opened(self, peer: str, position: int, now: float) -> list[Action]:
+        self._opened[peer] = position
+        self._holders[peer] = next(hop for hop in self.route if hop.peer == peer)
+        self._started = True
+        actions: list[Action] = [Praise(peer)]
+        if len(self._opened) == len(self.route):
+            actions += self._run(min(self._opened.values()), now)
+        return actions
+
+    def _run(self, start: int, now: float) -> list[Action]:
+        """Send the head what lies from `start` on. The rewind makes hops that have kept more forget it."""
+        self.phase = Phase.RUNNING
+        self._deadline = now + PROGRESS_TIMEOUT
+        self._parts = []
+        self._valid = len(self.ids)
+        output: Output
+        outputs, output = (len(self._goal.ids), self._goal.output) if isinstance(self._goal, Step) else (1, "logits")
+        message = wire.Forward(self.id, self.epoch, start, outputs, output, rewind=True)
+        return [Send(self.route[0], message, np.array(self.ids[start:], np.int32))]
+
+    def _on_token(self, message: wire.Token, now: float) -> list[Action]:
+        if message.position != len(self.ids):
+            return []  # a duplicate
+        self.ids.append(message.token)
+        self._valid = len(self.ids)
+        self._progress(now)
+        if not message.finish:
+            return [Emit(message)]
+        self._finish()
+        return [Emit(message), Done()]
+
+    def _on_result(self, message: wire.Result, array: Array, now: float) -> list[Action]:
+        self._progress(now)
+        if len(array):
+            self._parts.append(array)
+        if not message.last:
+            return []
+        output = StepOutput(self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts))
+        self._finish()
+        self._stepping = True
+        return [Emit(output), Done()]
+
+    def _progress(self, now: float) -> None:
+        self._deadline = now + PROGRESS_TIMEOUT
+        self._trouble_since, self._failures, self._noticed = None, 0, ""
+
+    def _on_refused(self, peer: str, message: wire.Refused, now: float) -> list[Action]:
+        if message.code == "too_long":
+            return self._give_up(BadRequest(message.reason))
+        self._avoid[peer] = message.code
+        return self._again(message.reason, now)
+
+    def _on_failed(self, peer: str, message: wire.Failed, now: float) -> list[Action]:
+        match message.code:
+            case "bad_input":
+                return self._give_up(BadRequest(message.reason))
+            case "evicted" | "gap":
+                return self._again(message.reason, now, same_route=True)
+            case "lost_hop":
+                return self._recover({message.peer}, message.reason, now)
+            case "compute" if self._failures:
+                return self._give_up(SessionFailed(f"a server could not compute the session: {message.reason}"))
+        return self._recover({peer}, message.reason, now)
+
+    def _recover(self, peers: set[str], reason: str, now: float) -> list[Action]:
+        """Go on without these servers."""
+        names = ", ".join(f"{hop.start}:{hop.end}" for hop in self.route if hop.peer in peers)
+        self._avoid.update(dict.fromkeys(peers, "lost"))
+        bans: list[Action] = [Ban(peer) for peer in sorted(peers)]
+        text = f"the server of blocks {names} was lost ({reason}); looking for another"
+        return [*bans, *self._notice(text), *self._again(reason, now)]
+
+    def _again(self, reason: str, now: float, same_route: bool = False) -> list[Action]:
+        self._trouble = reason
+        if self._trouble_since is None:
+            self._trouble_since = now
+        self._failures += 1
+        if self._failures > MAX_FAILURES and "busy" not in self._avoid.values():
+            return self._give_up(SessionFailed(f"gave up after {MAX_FAILURES} failures in a row; the last: {reason}"))
+        return self._open(now) if same_route and self.route else self._plan()
+
+    def _notice(self, text: str) -> list[Action]:
+        if text == self._noticed:
+            return []
+        self._noticed = text
+        return [Emit(Notice(text))]
+
+    def _give_up(self, error: SwarmError) -> list[Action]:
+        closing = self.close()
+        return [*closing, Done(error)]
+
+    def _finish(self) -> None:
+        self.phase = Phase.IDLE
+        self._goal = None

@@ -1,0 +1,95 @@
+"""`swarm status`: who serves which blocks, as a table with a bar, or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from routing import wire
+from routing.routes import coverage
+from swarm.client import ServedModel
+from swarm.home import size
+
+BAR = 24  # columns
+COLOURS = {"ready": "green", "joining": "yellow", "draining": "magenta"}
+
+
+def as_json(models: Sequence[ServedModel]) -> dict[str, Any]:
+    """Everything that the directory says, but for the fingerprints."""
+    return {
+        "models": [
+            {
+                "name": model.name,
+                "blocks": model.blocks,
+                "context_length": model.context_length,
+                "complete": model.complete,
+                "missing": [list(span) for span in model.missing],
+                "replicas": coverage(model.servers, model.blocks),
+                "servers": [
+                    {key: value for key, value in msgspec.structs.asdict(server).items() if key != "fingerprint"}
+                    for server in model.servers
+                ],
+            }
+            for model in models
+        ]
+    }
+
+
+def draw(models: Sequence[ServedModel]) -> RenderableType:
+    """The same for people."""
+    if not models:
+        return Text("no server is in the swarm yet: start one with  swarm-server MODEL --join TOKEN")
+    return Group(*(part for model in models for part in (_heading(model), _table(model))))
+
+
+def _heading(model: ServedModel) -> Text:
+    replicas = coverage(model.servers, model.blocks)
+    text = Text.assemble((model.name, "bold"), f"  {model.blocks} blocks, replicas of each  ")
+    for column in range(BAR):
+        here = replicas[
+            column * model.blocks // BAR : max((column + 1) * model.blocks // BAR, column * model.blocks // BAR + 1)
+        ]
+        text.append(_digit(min(here)), style="green" if min(here) else "bold red")
+    if model.complete:
+        text.append("  complete", style="green")
+    else:
+        spans = ", ".join(f"{start}:{end}" for start, end in model.missing)
+        text.append(f"  blocks {spans} are missing", style="bold red")
+    return text
+
+
+def _digit(replicas: int) -> str:
+    return "·" if replicas == 0 else "█" if replicas == 1 else str(replicas) if replicas < 10 else "+"
+
+
+def _table(model: ServedModel) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for title in ("server", "blocks", "", "state", "computes on", "busy", "KV free", "weights"):
+        table.add_column(
+            title, no_wrap=True, justify="right" if title in ("busy", "KV free", "weights") else "left"
+        )
+    for server in model.servers:
+        table.add_row(
+            server.name,
+            f"{server.start}:{server.end}",
+            _bar(server, model.blocks),
+            Text(server.state, style=COLOURS[server.state]),
+            f"{server.device} {server.quantize or server.dtype}",
+            str(server.sessions),
+            f"{server.kv_free / 1000:.0f}k" if server.kv_tokens else "",
+            size(server.memory_used) if server.memory_used else "",
+        )
+    return table
+
+
+def _bar(server: wire.Server, blocks: int) -> Text:
+    start, end = server.start * BAR // blocks, max(server.end * BAR // blocks, server.start * BAR // blocks + 1)
+    bar = Text("·" * start, style="dim")
+    bar.append("█" * (end - start), style=COLOURS[server.state])
+    bar.append("·" * (BAR - end), style="dim")
+    return bar

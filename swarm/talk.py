@@ -1,0 +1,131 @@
+"""`swarm chat`, `swarm run` and `swarm-client`: text in, text out, in a terminal."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
+from swarm.errors import SwarmError, UnknownModel
+from swarm.tokenizer import Detokenizer, Tokenizer
+
+HELP = "/help this text   /clear a new conversation   /model what answers   /exit leave   Ctrl-C stops an answer"
+
+
+def pick_model(client: SwarmClient, name: str | None) -> ServedModel:
+    """The named model, or the only one; incomplete ones are refused with the blocks that are missing."""
+    models = client.models()
+    if name is None:
+        if len(models) != 1:
+            names = ", ".join(model.name for model in models) or "none yet"
+            raise UnknownModel(f"name a model; the swarm serves: {names}")
+        name = models[0].name
+    for model in models:
+        if model.name == name:
+            return model
+    raise UnknownModel(
+        f"the swarm does not serve {name!r}; it serves: {', '.join(m.name for m in models) or 'none yet'}"
+    )
+
+
+def tokenizer_of(client: SwarmClient, model: str) -> Tokenizer:
+    tokenizer = client.tokenizer(model)
+    if tokenizer is None:
+        raise SwarmError(f"{model} has no tokenizer, so there is nothing to turn text into tokens")
+    return tokenizer
+
+
+def sampling_options(tokenizer: Tokenizer, temperature: float, seed: int | None) -> SamplingOptions:
+    return SamplingOptions(
+        temperature=temperature,
+        seed=secrets.randbits(62) if seed is None else seed,
+        stop_ids=tuple(sorted(tokenizer.stop_ids)),
+    )
+
+
+def pieces(
+    session: ClientSession, tokenizer: Tokenizer, ids: Sequence[int], new: int, options: SamplingOptions
+) -> Iterator[str]:
+    """The answer's text as it comes; notices go to standard error."""
+    detokenizer = Detokenizer(tokenizer)
+    told = len(session.notices)
+    for token in session.stream(ids, new, **options):
+        for notice in session.notices[told:]:
+            print(f"({notice})", file=sys.stderr, flush=True)
+        told = len(session.notices)
+        if token not in options["stop_ids"]:
+            yield detokenizer.push(token)
+    yield detokenizer.flush()
+
+
+def answer(client: SwarmClient, model: str, ids: Sequence[int], new: int, options: SamplingOptions) -> None:
+    """Print the answer to standard output as it comes."""
+    tokenizer = tokenizer_of(client, model)
+    with client.session(model, len(ids) + new) as session:
+        for piece in pieces(session, tokenizer, ids, new, options):
+            print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def chat(client: SwarmClient, model: ServedModel, system: str | None, new: int, options: SamplingOptions) -> None:
+    """Read lines, print answers, until the end of the input or /exit. One session carries the conversation, so every
+    turn costs only its new tokens."""
+    tokenizer = tokenizer_of(client, model.name)
+    print(f"{model.name} on {len(model.servers)} servers. {HELP}", file=sys.stderr)
+    start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    length = min(model.context_length or 8192, 8192)
+    session = client.session(model.name, length)
+    try:
+        while (line := _read()) is not None:
+            if line == "/clear":
+                messages = list(start)
+            elif line in ("/help", "/?"):
+                print(HELP, file=sys.stderr)
+            elif line == "/model":
+                print(
+                    ", ".join(f"{server.name} {server.start}:{server.end}" for server in model.servers), file=sys.stderr
+                )
+            elif line.startswith("/"):
+                print(f"there is no command {line.split()[0]}; {HELP}", file=sys.stderr)
+            elif line:
+                messages.append({"role": "user", "content": line})
+                try:
+                    text = _turn(session, tokenizer, messages, new, options)
+                    messages.append({"role": "assistant", "content": text})
+                except SwarmError as error:
+                    messages.pop()
+                    print(f"error: {error}", file=sys.stderr)
+    finally:
+        session.close()
+
+
+def _read() -> str | None:
+    try:
+        line = input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return None
+    return None if line in ("/exit", "/quit") else line
+
+
+def _turn(
+    session: ClientSession, tokenizer: Tokenizer, messages: list[dict[str, Any]], new: int, options: SamplingOptions
+) -> str:
+    ids = tokenizer.chat(messages)
+    new = min(new, session.max_length - len(ids))
+    if new < 1:
+        raise SwarmError("the conversation is as long as the session: /clear starts a new one")
+    # Only what differs from the sequence so far is computed.
+    shared = next((i for i, (a, b) in enumerate(zip(session.ids, ids, strict=False)) if a != b), None)
+    session.position = min(len(session.ids), len(ids) - 1) if shared is None else min(shared, len(ids) - 1)
+    text = []
+    try:
+        for piece in pieces(session, tokenizer, ids[session.position :], new, options):
+            text.append(piece)
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        print(" (stopped)", end="", file=sys.stderr)
+    print(flush=True)
+    return "".join(text)

@@ -1,0 +1,243 @@
+"""A swarm in one process without sockets, threads and clocks: the `Server` and `Session` that ship, over a network that
+delivers in a seeded order and can lose servers."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends import Span
+from routing import wire
+from routing.links import Connected, LinkEvent, Lost, Received
+from swarm.errors import SwarmError, Unavailable
+from swarm.sampling import Sampling
+from swarm.server import Server
+from swarm.session import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, Session, StepOutput
+from tests.swarm.toy import BLOCKS, ToyStage
+
+TICK = 0.01  # s of simulated time per turn of everybody
+
+
+def key(name: str) -> str:
+    return name.ljust(40, "_")
+
+
+@dataclass
+class Network:
+    """Every ordered pair of peers has a queue; frames go through the real encoder and decoder."""
+
+    random: random.Random
+    now: float = 0.0
+    queues: dict[tuple[str, str], deque[list[bytes | memoryview]]] = field(default_factory=dict)
+    nodes: dict[str, SimulatedServer] = field(default_factory=dict)
+    sent: list[tuple[str, str, wire.AnyMessage]] = field(default_factory=list)
+    slowness: float = 0.0  # the chance that a queue delivers nothing in a turn
+
+    def send(self, sender: str, receiver: str, message: wire.Message, array: wire.Array | None) -> None:
+        self.queues.setdefault((sender, receiver), deque()).append(wire.encode(message, array))
+
+    def receive(self, receiver: str) -> Iterator[tuple[str, wire.AnyMessage, wire.Array | None]]:
+        pairs = [pair for pair in self.queues if pair[1] == receiver]
+        self.random.shuffle(pairs)
+        for pair in pairs:
+            if self.random.random() < self.slowness:
+                continue
+            while self.queues[pair]:
+                message, array = wire.decode(self.queues[pair].popleft())
+                self.sent.append((*pair, message))
+                yield pair[0], message, array
+
+
+class SimulatedListener:
+    def __init__(self, network: Network, me: str) -> None:
+        self.network, self.me = network, me
+        self.inbox: deque[Received] = deque()
+
+    def receive(self) -> Received | None:
+        if not self.inbox:
+            for sender, message, array in self.network.receive(self.me):
+                self.inbox.append(Received(sender, message, array, sender.encode()))
+        return self.inbox.popleft() if self.inbox else None
+
+    def send(self, route: bytes, message: wire.Message, array: wire.Array | None = None) -> bool:
+        self.network.send(self.me, route.decode(), message, array)
+        return True
+
+
+class SimulatedDialer:
+    def __init__(self, network: Network, me: str) -> None:
+        self.network, self.me = network, me
+        self.dialled: set[str] = set()
+        self.events: deque[LinkEvent] = deque()
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self.dialled
+
+    def peers(self) -> set[str]:
+        return set(self.dialled)
+
+    def dial(self, peer: str, addresses: tuple[str, ...]) -> None:
+        if peer not in self.dialled:
+            self.dialled.add(peer)
+            up = peer in self.network.nodes
+            self.events.append(Connected(peer) if up else Lost(peer, "unreachable"))
+
+    def hang_up(self, peer: str) -> None:
+        self.dialled.discard(peer)
+
+    def send(self, peer: str, message: wire.Message, array: wire.Array | None = None) -> bool:
+        if peer not in self.dialled:
+            return False
+        if peer in self.network.nodes:
+            self.network.send(self.me, peer, message, array)
+        return True
+
+    def collect(self) -> list[LinkEvent]:
+        events, self.events = list(self.events), deque()
+        return events
+
+
+class SimulatedServer:
+    def __init__(self, network: Network, name: str, span: Span, kv_tokens: int = 4096, batched: bool = True) -> None:
+        self.key = key(name)
+        self.stage = ToyStage(span, batched)
+        self.dialer = SimulatedDialer(network, self.key)
+        self.server = Server(
+            self.stage,
+            SimulatedListener(network, self.key),  # type: ignore[arg-type]
+            self.dialer,  # type: ignore[arg-type]
+            key=self.key,
+            model="toy",
+            folder=Path(),
+            kv_tokens=kv_tokens,
+            report=lambda free, sessions: None,
+            clock=lambda: network.now,
+        )
+
+
+class Client:
+    """Drives one session the way `swarm.driver` does."""
+
+    def __init__(self, swarm: Simulation, name: str, max_length: int) -> None:
+        self.swarm = swarm
+        self.key = key(name)
+        self.session = Session(name.ljust(32, "0"), "toy", max_length)
+        self.tokens: list[wire.Token] = []
+        self.notices: list[str] = []
+        self.outputs: list[wire.Array] = []
+        self.done: Done | None = None
+        self.loses_closes = False  # as if its connections always broke before a `Close` got through
+
+    def generate(self, ids: list[int], new: int, sampling: Sampling | None = None) -> None:
+        self.done, self.tokens = None, []
+        self.do(self.session.generate(ids, new, sampling or Sampling(), self.swarm.network.now))
+
+    def step(self, ids: list[int], position: int) -> None:
+        self.done = None
+        self.do(self.session.step(ids, position, "logits", self.swarm.network.now))
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.token for token in self.tokens]
+
+    def do(self, actions: list[Action]) -> None:
+        queue = deque(actions)
+        while queue:
+            match queue.popleft():
+                case Send(_, wire.Close(), _) if self.loses_closes:
+                    pass
+                case Send(hop, message, array):
+                    if hop.peer in self.swarm.network.nodes:
+                        self.swarm.network.send(self.key, hop.peer, message, array)
+                    else:
+                        queue.extend(self.session.lost(hop.peer, "closed", self.swarm.network.now))
+                case Plan(avoid):
+                    queue.extend(self.swarm.plan(self.session, avoid))
+                case Emit(wire.Token() as token):
+                    self.tokens.append(token)
+                case Emit(Notice(text)):
+                    self.notices.append(text)
+                case Emit(StepOutput(array)):
+                    self.outputs.append(array)
+                case Done() as done:
+                    self.done = done
+                case Ban() | Praise():
+                    pass
+
+    def turn(self) -> None:
+        for sender, message, array in self.swarm.network.receive(self.key):
+            self.do(self.session.received(sender, message, array, self.swarm.network.now))
+        self.do(self.session.tick(self.swarm.network.now))
+
+
+class Simulation:
+    def __init__(self, seed: int = 0, slowness: float = 0.0) -> None:
+        self.network = Network(random.Random(seed), slowness=slowness)
+        self.clients: list[Client] = []
+
+    def add(self, name: str, start: int, end: int, **options: int) -> SimulatedServer:
+        server = SimulatedServer(self.network, name, Span(start, end), **options)  # type: ignore[arg-type]
+        self.network.nodes[server.key] = server
+        return server
+
+    def client(self, name: str = "client", max_length: int = 256) -> Client:
+        client = Client(self, name, max_length)
+        self.clients.append(client)
+        return client
+
+    def kill(self, name: str) -> None:
+        """The server vanishes with all that was under way to and from it; its peers see the connection break."""
+        gone = key(name)
+        del self.network.nodes[gone]
+        for pair in [pair for pair in self.network.queues if gone in pair]:
+            del self.network.queues[pair]
+        for node in self.network.nodes.values():
+            if gone in node.dialer.dialled:
+                node.dialer.events.append(Lost(gone, "closed"))
+        for client in self.clients:
+            client.do(client.session.lost(gone, "closed", self.network.now))
+
+    def plan(self, session: Session, avoid: frozenset[str]) -> list[Action]:
+        """Any chain of servers, each as far as it goes."""
+        route: list[wire.Hop] = []
+        at = 0
+        while at < BLOCKS:
+            fitting = [
+                node
+                for node in self.network.nodes.values()
+                if node.key not in avoid
+                and node.key not in {hop.peer for hop in route}
+                and node.stage.span.start <= at < node.stage.span.end
+            ]
+            if not fitting:
+                return session.no_route(Unavailable(f"block {at} is missing", ((at, BLOCKS),)), self.network.now)
+            node = self.network.random.choice(fitting)
+            starts = [other.stage.span.start for other in self.network.nodes.values() if other is not node]
+            ends = [start for start in starts if at < start < node.stage.span.end]
+            end = self.network.random.choice([*ends, node.stage.span.end])
+            route.append(wire.Hop(node.key, ("127.0.0.1:1",), at, end))
+            at = end
+        return session.routed(tuple(route), self.network.now)
+
+    def turn(self) -> None:
+        self.network.now += TICK
+        actors = [*(node.server for node in self.network.nodes.values()), *self.clients]
+        self.network.random.shuffle(actors)
+        for actor in actors:
+            actor.turn()
+
+    def run(self, turns: int = 20_000) -> None:
+        """Until every client is done."""
+        for _ in range(turns):
+            if all(client.done for client in self.clients):
+                return
+            self.turn()
+        raise AssertionError(f"not done after {turns} turns: {[client.session.phase for client in self.clients]}")
+
+
+def error_of(client: Client) -> SwarmError | None:
+    assert client.done is not None
+    return client.done.error
