@@ -1,0 +1,92 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from openai_api.attendance import ClientGone
+from openai_api.bodies import LIMIT, BodyLimit
+from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
+from openai_api.gateway import Gateway
+from openai_api.keys import Guard
+from openai_api.metrics import Metrics
+from openai_api.observation import GONE, Observed
+from openai_api.page import chat_page
+from openai_api.routes import router
+from openai_api.schemas import NAMES
+from swarm import SwarmError, __version__
+
+log = logging.getLogger(__name__)
+
+
+def create_app(
+    gateway: Gateway,
+    *,
+    api_key: str | None = None,
+    closing: asyncio.Event | None = None,
+    body_limit: int = LIMIT,
+) -> ASGIApp:
+    """
+    Args:
+        api_key: what callers must show; None: only requests addressed to this machine are answered.
+        closing: set when the gateway shuts down; answers that are being made end with an error then.
+        body_limit: bytes.
+    """
+    # No documentation pages: FastAPI's fetch their scripts from elsewhere.
+    app = FastAPI(title="layerswarm gateway", version=__version__, docs_url=None, redoc_url=None)
+    app.state.gateway = gateway
+    app.state.metrics = metrics = Metrics(gateway.engine)
+    app.state.closing = closing or asyncio.Event()
+    app.state.page = chat_page()
+    app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientGone, _on_gone)
+    for kind in (ApiError, SwarmError, Exception):
+        app.add_exception_handler(kind, _on_error)
+    return Observed(Guard(BodyLimit(app, body_limit), api_key), metrics)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    problem = from_exception(error, request.state.request_id)
+    if problem.status == 500 and isinstance(error, SwarmError):
+        log.error("%s failed: %s", request.state.request_id, error)
+    return _response(problem)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _response(from_validation(error.errors(), NAMES))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    match error.status_code:
+        case 404:
+            return _response(unknown_route(request.method, request.url.path))
+        case 405:
+            return _response(wrong_method(request.method, request.url.path, error.headers))
+        case 413:
+            return _response(ApiError(413, error.detail, code="body_too_large"))
+        case _:
+            return _response(invalid("The body could not be read: it must be JSON in UTF-8.", code="invalid_json"))
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    log.info("%s: the client is gone", request.state.request_id)
+    return Response(status_code=GONE)
+
+
+def _response(problem: ApiError) -> Response:
+    # ASCII, because a message may quote what the caller sent, and that need not be text (halves of surrogate pairs).
+    content = json.dumps(problem.body(), ensure_ascii=True)
+    return Response(content, problem.status, problem.headers, media_type="application/json")

@@ -1,0 +1,78 @@
+"""`swarm-gateway`: the OpenAI API and a chat page in front of a swarm."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+import click
+
+from openai_api.app import create_app
+from openai_api.gateway import Gateway
+from openai_api.keys import is_loopback
+from openai_api.serving import HttpServer, listen, url_of
+from swarm import AsyncSwarmClient, SwarmError, join
+from swarm.cli import from_file, join_option, verbose_option
+from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
+
+
+@click.command("swarm-gateway", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@join_option
+@click.option("--host", default="127.0.0.1", help="Address to listen on. Another one than loopback needs an API key.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any free port.")
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    envvar="SWARM_API_KEY",
+    show_default=False,
+    help="Answer only requests with 'Authorization: Bearer KEY'. Better in SWARM_API_KEY, out of other users' sight.",
+)
+@verbose_option
+def command(join_token: str | None, host: str, port: int, api_key: str | None, verbose: bool) -> None:
+    """Offer a swarm's models by the OpenAI API, with a chat page at /.
+
+    Prints one line 'ready: URL' once it takes requests. It starts as soon as the directory answers; models appear when
+    their servers do.
+    """
+    log_to_stderr(verbose)
+    with clear_errors(), stopping() as stop:
+        key = (api_key or "").strip() or None
+        if key is None and not is_loopback(host):
+            raise SwarmError(
+                f"without an API key the gateway listens on this machine only, not on {host}: "
+                "set SWARM_API_KEY, or pass --api-key",
+                exit_code=2,
+            )
+        token = join.find(join_token)
+        with listen(host, port) as listener:
+            client = AsyncSwarmClient(join=token, name="gateway")
+            asyncio.run(_serve(client, listener, host, key, stop))
+
+
+async def _serve(client: AsyncSwarmClient, listener: socket.socket, host: str, key: str | None, stop: Stop) -> None:
+    closing = asyncio.Event()
+    async with client:
+        gateway = Gateway(client)
+        app = create_app(gateway, api_key=key, closing=closing)
+        server = HttpServer(app, stop, closing, on_ready=lambda: announce(f"ready: {url_of(host, listener)}"))
+        stop.abrupt = False
+        prefetching = asyncio.create_task(gateway.prefetch())
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            prefetching.cancel()
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a cp1252 console cannot show everything
+    command.main(
+        prog_name="swarm-gateway",
+        auto_envvar_prefix="SWARM_GATEWAY",
+        default_map=from_file().get("gateway", {}),
+    )
+
+
+if __name__ == "__main__":
+    main()

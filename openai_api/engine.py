@@ -1,0 +1,46 @@
+"""What the gateway needs of the swarm; `swarm.AsyncSwarmClient` offers it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from backends.stage import Array
+from routing import wire
+from swarm import Notice, Sampling, ServedModel
+from swarm.tokenizer import Tokenizer
+
+Step = wire.Token | Notice
+
+
+class Session(Protocol):
+    """A sequence that is driven step by step."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    async def step(self, input_ids: Sequence[int]) -> Array:
+        """Append the tokens; `[tokens, vocab]` float32 logits, those of the token after each."""
+        ...
+
+
+class Engine(Protocol):
+    """Every method may raise `SwarmError`."""
+
+    def models(self) -> Sequence[ServedModel]:
+        """What the directory knows of, complete or not."""
+        ...
+
+    async def tokenizer(self, model: str) -> Tokenizer | None: ...
+
+    def stream(
+        self, model: str, input_ids: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> AsyncIterator[Step]:
+        """An async generator; closing it ends the session on every hop."""
+        ...
+
+    def session(self, model: str, max_length: int) -> Session: ...

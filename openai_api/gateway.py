@@ -1,0 +1,173 @@
+"""From a checked request to the answer that is to be made: which model, which tokens, how many of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+from openai_api.answer import Answer, Form, Plan
+from openai_api.chat import ChatForm
+from openai_api.completions import CompletionForm
+from openai_api.engine import Engine
+from openai_api.errors import incomplete, invalid, model_not_found
+from openai_api.parameters import CHAT_TOKENS, COMPLETION_TOKENS, new_tokens, sampling_of, seed_of
+from openai_api.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Generating
+from openai_api.vocabulary import TokenTexts
+from swarm import ServedModel, SwarmError
+from swarm.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+PREFETCH_PAUSE = 2.0  # s between two looks for new models
+
+
+class Gateway:
+    """
+    Args:
+        clock: seconds since the epoch.
+        draw: a random seed for a request that has none.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], float] = time.time,
+        draw: Callable[[], int] = lambda: secrets.randbits(63),
+    ) -> None:
+        self.engine = engine
+        self.started = int(clock())
+        self._clock = clock
+        self._draw = draw
+        self._texts: dict[str, tuple[Tokenizer | None, TokenTexts]] = {}
+        # One at a time: a tokenizer must not be used by two threads at once.
+        self._encoding = asyncio.Lock()
+
+    def models(self) -> list[ServedModel]:
+        """The swarm's models, those that can be used first: many clients take the first one."""
+        return sorted(self.engine.models(), key=lambda model: (not model.complete, model.name))
+
+    def model(self, name: str) -> ServedModel:
+        """Raises: ApiError: there is no such model."""
+        found = next((model for model in self.engine.models() if model.name == name), None)
+        if found is None:
+            raise model_not_found(name)
+        return found
+
+    async def prefetch(self, pause: float = PREFETCH_PAUSE) -> None:
+        """Get the tokenizer of each model as soon as it is complete, for ever: the first request need not wait then."""
+        tried: set[str] = set()
+        while True:
+            for name in {model.name for model in self.engine.models() if model.complete} - tried:
+                tried.add(name)
+                try:
+                    await self.engine.tokenizer(name)
+                except SwarmError as error:
+                    log.info("no tokenizer of %s yet: %s", name, error)
+            await asyncio.sleep(pause)
+
+    async def completion(self, request: CompletionRequest) -> Answer:
+        """
+        Raises:
+            ApiError: the request cannot be answered, and why.
+            SwarmError: the tokenizer could not be had.
+        """
+        model, tokenizer = await self._ready(request)
+        prompts = request.prompts
+        if not prompts:
+            raise invalid("The prompt is empty: give a text or token ids.", "prompt", "empty_prompt")
+        if len(prompts) * request.choices > MAX_CHOICES:
+            raise invalid(f"At most {MAX_CHOICES} choices can be asked for at once.", "prompt")
+        ids = [prompt if isinstance(prompt, list) else await self._encode(tokenizer, prompt) for prompt in prompts]
+        form = CompletionForm(self._token_texts(model, tokenizer), request.alternatives >= 0)
+        limits = [new_tokens(request.max_tokens, COMPLETION_TOKENS, len(prompt), model, "prompt") for prompt in ids]
+        echoes = [_text_of(prompt, tokenizer) if request.echo else None for prompt in prompts]
+        return self._answer("cmpl", request, model, tokenizer, form, list(zip(ids, limits, echoes, strict=True)))
+
+    async def chat(self, request: ChatRequest) -> Answer:
+        """Raises as `completion` does."""
+        model, tokenizer = await self._ready(request)
+        if tokenizer is None:
+            raise invalid(
+                f"The model '{model.name}' has no tokenizer, so it cannot chat. Send token ids to /v1/completions.",
+                "model",
+            )
+        messages = [message.for_template() for message in request.messages]
+        async with self._encoding:
+            ids = await asyncio.to_thread(tokenizer.chat, messages)
+        limit = new_tokens(request.limit, CHAT_TOKENS, len(ids), model, "messages")
+        form = ChatForm(self._token_texts(model, tokenizer), request.alternatives >= 0)
+        return self._answer("chatcmpl", request, model, tokenizer, form, [(ids, limit, None)])
+
+    async def _ready(self, request: Generating) -> tuple[ServedModel, Tokenizer | None]:
+        model = self.model(request.model)
+        if not model.complete:
+            raise incomplete(model.name, model.missing)
+        tokenizer = await self.engine.tokenizer(model.name)
+        if tokenizer is None and request.stops:
+            raise invalid(f"The model '{model.name}' has no tokenizer, so it has no text to stop at.", "stop")
+        return model, tokenizer
+
+    async def _encode(self, tokenizer: Tokenizer | None, text: str) -> list[int]:
+        if tokenizer is None:
+            raise invalid("This model has no tokenizer: send token ids, and ask for 'return_token_ids'.", "prompt")
+        async with self._encoding:
+            return await asyncio.to_thread(tokenizer.encode, text)
+
+    def _token_texts(self, model: ServedModel, tokenizer: Tokenizer | None) -> TokenTexts:
+        known = self._texts.get(model.name)
+        if known is None or known[0] is not tokenizer:
+            known = self._texts[model.name] = (tokenizer, TokenTexts(tokenizer))
+        return known[1]
+
+    def _answer(
+        self,
+        kind: str,
+        request: Generating,
+        model: ServedModel,
+        tokenizer: Tokenizer | None,
+        form: Form,
+        prompts: list[tuple[list[int], int, str | None]],
+    ) -> Answer:
+        seed = seed_of(request, self._draw)
+        stop_ids = tokenizer.stop_ids if tokenizer else ()
+        return Answer(
+            id=f"{kind}-{secrets.token_hex(12)}",
+            model=model.name,
+            created=int(self._clock()),
+            fingerprint=fingerprint(model),
+            form=form,
+            plans=tuple(
+                Plan(tuple(ids), limit, sampling_of(request, stop_ids, seed, choice), echo)
+                for ids, limit, echo in prompts
+                for choice in range(request.choices)
+            ),
+            tokenizer=tokenizer,
+            stops=request.stops,
+            prompt_tokens=sum(len(ids) for ids, _, _ in prompts),
+            token_ids=bool(request.return_token_ids),
+            usage=request.include_usage,
+        )
+
+
+def _text_of(prompt: str | list[int], tokenizer: Tokenizer | None) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return tokenizer.decode(prompt, skip_special_tokens=False) if tokenizer else ""
+
+
+def fingerprint(model: ServedModel) -> str:
+    """What computes the model: as long as it stays the same, so do the answers to one seed.
+
+    Backends and their versions, and a digest of weights and number formats.
+    """
+    servers = [server for server in model.servers if server.state == "ready"] or list(model.servers)
+    engines = sorted({f"{server.backend}-{server.version}".strip("-") for server in servers})
+    files = sorted({item for server in servers for item in server.fingerprint.items()})
+    formats = sorted({(server.dtype, server.quantize) for server in servers})
+    digest = hashlib.sha256(repr((files, formats)).encode()).hexdigest()[:10]
+    return "+".join([*engines, digest])

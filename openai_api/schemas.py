@@ -1,0 +1,273 @@
+"""The bodies of requests, as OpenAI defines them, with what vLLM adds (`top_k`, `min_p` and others).
+
+Nothing that a caller asks for is ignored. A field is either carried out, or inert (it changes no answer: `user`), or
+refused by name unless its value asks for nothing (`tools: []`). Unknown fields are refused too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+MAX_CHOICES = 128
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 1024  # characters
+MAX_LOGPROBS = 20
+MAX_BIASES = 4096
+
+
+def _text(value: str) -> str:
+    """JSON can spell halves of characters, which no text in UTF-8 can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("text", "half of a surrogate pair is no text", {}) from error
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
+def combination(param: str, why: str) -> PydanticCustomError:
+    """A field that is fine by itself, but not beside the others."""
+    return PydanticCustomError("combination", "{param}: {why}", {"param": param, "why": why})
+
+
+def refusal(name: str, why: str = "") -> PydanticCustomError:
+    """A field that is known and not supported."""
+    return PydanticCustomError("unsupported_parameter", "{name} is not supported", {"name": name, "why": why})
+
+
+class Refusing(BaseModel):
+    """Base of everything that lies in a body.
+
+    Attributes:
+        refused: fields that are known and not supported, with the values (beside null) that ask for nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    refused: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        for name, value in data.items():
+            if name in cls.refused and value is not None and value not in cls.refused[name]:
+                raise refusal(name)
+        return {name: value for name, value in data.items() if name not in cls.refused}
+
+
+def _stops(value: str | list[str]) -> str | list[str]:
+    stops = [value] if isinstance(value, str) else value
+    if len(stops) > MAX_STOPS:
+        raise PydanticCustomError("too_many", "at most {most} stop strings are allowed", {"most": MAX_STOPS})
+    if not all(0 < len(stop) <= MAX_STOP_LENGTH for stop in stops):
+        raise PydanticCustomError("stop_length", "a stop string has 1 to {most} characters", {"most": MAX_STOP_LENGTH})
+    return value
+
+
+def _biases(value: dict[str, float]) -> dict[str, float]:
+    if len(value) > MAX_BIASES:
+        raise PydanticCustomError("too_many", "at most {most} tokens can have a bias", {"most": MAX_BIASES})
+    for token, bias in value.items():
+        if not (token.isascii() and token.isdigit() and int(token) < 1 << 31):
+            raise PydanticCustomError("bias", "'{token}' is no token id", {"token": token})
+        if not -100 <= bias <= 100:
+            raise PydanticCustomError("bias", "a bias lies between -100 and 100", {})
+    return value
+
+
+class StreamOptions(Refusing):
+    refused = {"include_obfuscation": (False,)}
+
+    include_usage: bool | None = None
+
+
+class Generating(Refusing):
+    """What completions and chat completions have in common."""
+
+    model: Annotated[Text, Field(min_length=1, max_length=256)]
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[str, float], AfterValidator(_biases)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    stop: Annotated[str | list[str], AfterValidator(_stops)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    # Inert: nothing is stored and nobody is billed.
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+
+    # vLLM's.
+    ignore_eos: bool | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    return_token_ids: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def alternatives(self) -> int:
+        """How many of the likeliest tokens to report beside each token; -1: no log-probabilities at all."""
+        raise TypeError(f"{type(self).__name__} does not say how it asks for log-probabilities")
+
+    @model_validator(mode="after")
+    def _stream_options(self) -> Generating:
+        if self.stream_options is not None and not self.stream:
+            raise combination("stream_options", "it is only allowed when 'stream' is true")
+        return self
+
+
+class CompletionRequest(Generating):
+    refused = {
+        "suffix": ("",),
+        "store": (False,),
+        "service_tier": ("auto", "default"),
+    }
+
+    prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def alternatives(self) -> int:
+        return -1 if self.logprobs is None else self.logprobs
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts one by one: each a text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and all(isinstance(part, int) for part in self.prompt):
+            return [[part for part in self.prompt if isinstance(part, int)]]
+        return [part for part in self.prompt if not isinstance(part, int)]
+
+    @model_validator(mode="after")
+    def _combinations(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.choices:
+            raise refusal("best_of", "ask for 'n' choices and choose among them")
+        return self
+
+
+class TextPart(Refusing):
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(Refusing):
+    refused = {
+        "annotations": ([],),
+        "audio": (),
+        "function_call": (),
+        "refusal": (),
+        "tool_call_id": (),
+        "tool_calls": ([],),
+    }
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart]
+    name: Text | None = None
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    def for_template(self) -> dict[str, str]:
+        """As chat templates know messages: their system role is what OpenAI now calls developer."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.text} | ({"name": self.name} if self.name else {})
+
+
+class ChatRequest(Generating):
+    refused = {
+        "audio": (),
+        "function_call": ("none",),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "prediction": (),
+        "prompt_cache_options": (),
+        "reasoning_effort": ("none",),
+        "response_format": ({"type": "text"},),
+        "service_tier": ("auto", "default"),
+        "store": (False,),
+        "tool_choice": ("none",),
+        "tools": ([],),
+        "verbosity": (),
+        "web_search_options": (),
+    }
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    logprobs: bool | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    # Inert without tools, and hints that change no answer.
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: str | None = None
+
+    @property
+    def alternatives(self) -> int:
+        return (self.top_logprobs or 0) if self.logprobs else -1
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    @model_validator(mode="after")
+    def _combinations(self) -> ChatRequest:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise combination("max_tokens", "it cannot be set beside 'max_completion_tokens'")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise combination("top_logprobs", "it is only allowed when 'logprobs' is true")
+        return self
+
+
+class Problem(BaseModel):
+    """What is wrong, as `openai_api.errors` makes it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+
+
+# Every name that may stand in the location of a validation error.
+NAMES: frozenset[str] = frozenset(
+    name
+    for schema in (CompletionRequest, ChatRequest, ChatMessage, TextPart, StreamOptions)
+    for name in (*schema.model_fields, *schema.refused)
+)

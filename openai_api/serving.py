@@ -1,0 +1,103 @@
+"""Serves the gateway over HTTP until the program is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from swarm.errors import SwarmError
+
+FAREWELL = 3  # s for answers to end once the gateway stops
+BACKLOG = 256
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on `host`; port 0 takes any free one.
+
+    Raises:
+        SwarmError: the port is in use or forbidden, or the host is none of this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if sys.platform == "win32":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise SwarmError(_explained(error, host, port)) from error
+    return listener
+
+
+def _explained(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what uses it, or choose another one with --port"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"port {port} on {host} is reserved, for another user or program: choose another one with --port"
+    return f"cannot listen on {host}: {error.strerror}. Give an address of this machine with --host."
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """Where a browser on this machine finds the gateway: an address that means every interface is none to go to."""
+    port = listener.getsockname()[1]
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+class HttpServer(uvicorn.Server):
+    """
+    Args:
+        stop: ends the server once it is set, from any thread or signal handler.
+        closing: set in the server's event loop at that time, so that open answers end.
+        on_ready: called when requests are taken.
+    """
+
+    def __init__(
+        self, app: ASGIApp, stop: threading.Event, closing: asyncio.Event, on_ready: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=FAREWELL,
+            )
+        )
+        self._stop = stop
+        self._closing = closing
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop.is_set():
+            self._closing.set()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals set `stop`; uvicorn's own handlers would end the program by the signal, not with status 0."""
+        yield
