@@ -27,11 +27,13 @@ PYTHON = SCRIPTS / ("python.exe" if WINDOWS else "python")
 PYTORCH = "https://download.pytorch.org/whl/"
 
 USAGE = """usage: python bootstrap.py up [arguments of 'swarm up']
+       python bootstrap.py install
        python bootstrap.py test [arguments of pytest]
 
-up     installs what is needed into .venv beside this file (about a minute, once), then runs 'swarm up':
-       a directory, two servers and a chat page on this machine. 'up --help' lists its arguments.
-test   the same with what the tests need, then runs pytest.
+up       installs what is needed into .venv beside this file (about a minute, once), then runs 'swarm up':
+         a directory, two servers and a chat page on this machine. 'up --help' lists its arguments.
+install  only installs, and says where the programs are.
+test     installs what the tests need too, then runs pytest.
 
 SWARM_TORCH_INDEX  the package index to take torch from, for example
                    %scu130 (NVIDIA) or %scpu (small)
@@ -43,7 +45,7 @@ class Failure(Exception):
 
 
 def main(args: "list[str]") -> int:
-    if not args or args[0] in ("-h", "--help") or args[0] not in ("up", "test"):
+    if not args or args[0] in ("-h", "--help") or args[0] not in ("up", "install", "test"):
         known = args[:1] in (["-h"], ["--help"])
         (sys.stdout if known else sys.stderr).write(USAGE)
         return 0 if known else 2
@@ -59,6 +61,9 @@ def main(args: "list[str]") -> int:
     except KeyboardInterrupt:
         say("bootstrap: stopped; the next run finishes the installation")
         return 130
+    if args[0] == "install":
+        say(f"the programs (swarm, swarm-server, swarm-directory, swarm-gateway, swarm-client) are in {SCRIPTS}")
+        return 0
     if args[0] == "test":
         os.chdir(str(ROOT))
         return run([str(PYTHON), "-m", "pytest", *args[1:]])

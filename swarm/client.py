@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class _Base:
             self._resources.callback(self._driver.shut_down)
             self._resources = self._resources.pop_all()
         self._tokenizers: dict[str, Tokenizer | None] = {}
+        self._tokenizer_lock = threading.Lock()
 
     def models(self) -> list[ServedModel]:
         """What the swarm serves, by name."""
@@ -127,9 +129,10 @@ class _Base:
         return wanted
 
     def _load_tokenizer(self, model: str) -> Tokenizer | None:
-        if model not in self._tokenizers:
-            self._tokenizers[model] = fetch_tokenizer(self._model(model).servers, self._driver.call)
-        return self._tokenizers[model]
+        with self._tokenizer_lock:
+            if model not in self._tokenizers:
+                self._tokenizers[model] = fetch_tokenizer(self._model(model).servers, self._driver.call)
+            return self._tokenizers[model]
 
     def _close(self) -> None:
         self._resources.close()

@@ -170,13 +170,14 @@ class Driver:
 
     def _close(self, session_id: str) -> None:
         if session_id in self._sessions:
-            session, _ = self._sessions.pop(session_id)
+            session, _ = self._sessions[session_id]
             self._carry_out(session, session.close())
+            self._deliver(session, Done(SwarmError("the session was closed")))
+            del self._sessions[session_id]
 
     def _prepare_to_close(self) -> None:
-        for session, _ in list(self._sessions.values()):
-            self._deliver(session, Done(SwarmError("the client was closed")))
-            self._close(session.id)
+        for session in list(self._sessions):
+            self._close(session)
         for waiting in self._calls.values():
             waiting.future.set_exception(SwarmError("the client was closed"))
         self._calls.clear()

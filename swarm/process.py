@@ -95,7 +95,7 @@ def log_to_stderr(verbose: bool) -> None:
         stream=sys.stderr,
         force=True,
     )
-    for chatty in ("httpx", "httpcore", "huggingface_hub", "filelock", "urllib3", "asyncio"):
+    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "urllib3", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

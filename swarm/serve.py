@@ -21,7 +21,7 @@ from routing.assign import capacity
 from routing.client import DirectoryClient
 from routing.links import Context, Dialer, Listener, split_address
 from routing.security import Gate, JoinToken
-from swarm import models, progress
+from swarm import __version__, models, progress
 from swarm.errors import SwarmError
 from swarm.fingerprint import fingerprint
 from swarm.identities import claimed
@@ -101,6 +101,7 @@ def serve(settings: Settings, stop: Stop) -> None:
             dtype=settings.dtype,
             quantize=settings.quantize or "",
             fingerprint=fingerprint(model.path),
+            version=__version__,
             instance=secrets.token_hex(8),
         )
         span = settings.blocks or _choose_span(directory, server, info, settings)

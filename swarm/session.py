@@ -143,7 +143,7 @@ class Session:
     _failures: int = 0
     _started: bool = False  # some hop has opened the session once
     _retry_at: float = 0.0
-    _noticed: str = ""
+    _noticed: set[str] = field(default_factory=set)
 
     # --- what the user wants ---------------------------------------------------------------------------------------
 
@@ -246,7 +246,7 @@ class Session:
         self._retry_at = now + RETRY_PAUSE
         # Whoever was full or failed may have recovered by then; those that are banned stay so in the planner.
         self._avoid.clear()
-        return self._notice(f"waiting for a server: {error}")
+        return self._notice("waiting", f"waiting for a server: {error}")
 
     def received(self, peer: str, message: wire.AnyMessage, array: Array | None, now: float) -> list[Action]:
         """A message that carries this session's id."""
@@ -272,7 +272,7 @@ class Session:
         if peer not in {hop.peer for hop in self.route}:
             return []
         if self.phase is Phase.RUNNING or (self.phase is Phase.OPENING and self._is_hopeless(peer, reason)):
-            return self._recover({peer}, f"the connection to {peer[:8]} broke", now)
+            return self._recover({peer}, "the connection broke", now)
         if self.phase is Phase.IDLE:
             self._forget_route()
         return []
@@ -310,7 +310,8 @@ class Session:
         self._goal = goal
         self._stepping = False
         self._avoid.clear()
-        self._trouble_since, self._trouble, self._failures, self._noticed = None, "", 0, ""
+        self._trouble_since, self._trouble, self._failures = None, "", 0
+        self._noticed.clear()
         return self._open(now) if self.route else self._plan()
 
     def _plan(self) -> list[Action]:
@@ -379,7 +380,8 @@ class Session:
 
     def _progress(self, now: float) -> None:
         self._deadline = now + PROGRESS_TIMEOUT
-        self._trouble_since, self._failures, self._noticed = None, 0, ""
+        self._trouble_since, self._failures = None, 0
+        self._noticed.clear()
 
     def _on_refused(self, peer: str, message: wire.Refused, now: float) -> list[Action]:
         if message.code == "too_long":
@@ -405,7 +407,7 @@ class Session:
         self._avoid.update(dict.fromkeys(peers, "lost"))
         bans: list[Action] = [Ban(peer) for peer in sorted(peers)]
         text = f"the server of blocks {names} was lost ({reason}); looking for another"
-        return [*bans, *self._notice(text), *self._again(reason, now)]
+        return [*bans, *self._notice(names, text), *self._again(reason, now)]
 
     def _again(self, reason: str, now: float, same_route: bool = False) -> list[Action]:
         self._trouble = reason
@@ -416,10 +418,11 @@ class Session:
             return self._give_up(SessionFailed(f"gave up after {MAX_FAILURES} failures in a row; the last: {reason}"))
         return self._open(now) if same_route and self.route else self._plan()
 
-    def _notice(self, text: str) -> list[Action]:
-        if text == self._noticed:
+    def _notice(self, subject: str, text: str) -> list[Action]:
+        """Say it once until there is progress, however often the wording changes."""
+        if subject in self._noticed:
             return []
-        self._noticed = text
+        self._noticed.add(subject)
         return [Emit(Notice(text))]
 
     def _give_up(self, error: SwarmError) -> list[Action]:

@@ -70,9 +70,7 @@ def _digit(replicas: int) -> str:
 def _table(model: ServedModel) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for title in ("server", "blocks", "", "state", "computes on", "busy", "KV free", "weights"):
-        table.add_column(
-            title, no_wrap=True, justify="right" if title in ("busy", "KV free", "weights") else "left"
-        )
+        table.add_column(title, no_wrap=True, justify="right" if title in ("busy", "KV free", "weights") else "left")
     for server in model.servers:
         table.add_row(
             server.name,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,3 +156,22 @@ def test_a_running_stream_needs_no_directory(llama: Path, home: Path) -> None:
                 if len(tokens) == 10:
                     swarm.directory.kill()
             assert tokens == reference_tokens(llama, IDS, 200)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot stop a process by a signal")
+def test_closing_a_session_wakes_whoever_waits_for_it(llama: Path, home: Path) -> None:
+    with Swarm(home) as swarm:
+        (only,) = swarm.serve(llama, "0:6")
+        with SwarmClient(swarm.token) as client, ThreadPoolExecutor() as pool:
+            session = client.session("llama", 400)
+            session.step(IDS)
+            assert only.process.pid
+            os.kill(only.process.pid, signal.SIGSTOP)
+            try:
+                waiting = pool.submit(session.step, IDS)
+                client._directory.wait_for(lambda view: not waiting.done(), 10)
+                session.close()
+                with pytest.raises(SwarmError, match="closed"):
+                    waiting.result(60)
+            finally:
+                os.kill(only.process.pid, signal.SIGCONT)

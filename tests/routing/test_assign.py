@@ -42,6 +42,11 @@ def test_servers_that_together_are_large_enough_cover_the_model(blocks: int, ser
     assert coverage.count(0.0) == max(blocks - sum(size for size, _ in servers), 0)
 
 
+def test_a_gap_that_fits_is_closed_before_a_larger_one_is_begun() -> None:
+    assert choose_span([0.0, 0.0, 0.0, 1.0, 0.0, 0.0], 2) == (4, 6)
+    assert choose_span([1.0] * 12, 6) == (0, 6)
+
+
 def test_a_deep_model_is_no_trouble() -> None:
     coverage = [float(block * 7 % 13) for block in range(800)]
     assert choose_span(coverage, 400)[1] <= 800

@@ -247,22 +247,24 @@ def test_a_restarted_directory_finds_its_members_and_servers_again(
     caplog.set_level(logging.INFO, "routing.membership")
     with ExitStack() as clients:
         with running(Directory("127.0.0.1:0", tmp_path)) as first:
-            one = clients.enter_context(DirectoryClient(first.token, Identity.create(), "one"))
+            # Its clock stands still: it does not announce because a renewal is due.
+            one = clients.enter_context(DirectoryClient(first.token, Identity.create(), "one", clock=Clock()))
             two = clients.enter_context(DirectoryClient(first.token, Identity.create(), "two", timeout=1.0))
             one.announce(own(one))
-            known = two.wait_for(lambda view: bool(view.servers), PATIENCE)
+            two.announce(own(two))
+            known = two.wait_for(lambda view: len(view.servers) == 2, PATIENCE)
         # Nobody is there: what is known stays, nothing hangs.
         with pytest.raises(DirectoryError, match="did not answer within 1 s"):
             two.place(own(two), 6)
-        one.update(own(one, state="draining"))
+        two.update(own(two, state="draining"))
         assert two.view == known and two.admits(one._identity.public)
         with running(Directory(first.address, tmp_path)) as again, clients.pop_all() as clients:
             assert str(again.token) == str(first.token)
             late = clients.enter_context(DirectoryClient(again.token, Identity.create(), "late"))
-            view = late.wait_for(lambda view: bool(view.servers), PATIENCE)
-            assert view.servers == {one._identity.public: own(one, state="draining")}
+            view = late.wait_for(lambda view: len(view.servers) == 2, PATIENCE)
+            assert view.servers == {s.key: s for s in (own(one), own(two, state="draining"))}
             two.wait_for(lambda view: view.servers == late.view.servers and len(view.members) == 3, PATIENCE)
-            assert two.place(own(two), 6) == (0, 6)
+            assert late.place(own(late), 6) == (0, 6)
     lines = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("lost the directory at") for line in lines) == 2  # once each, not once an attempt
     assert sum(line.endswith("is back") for line in lines) == 2

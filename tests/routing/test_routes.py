@@ -16,8 +16,11 @@ from tests.routing.material import KEYS, server
 BLOCKS = 7
 
 spans = st.tuples(st.integers(0, BLOCKS - 1), st.integers(1, BLOCKS)).map(lambda s: (s[0], min(s[0] + s[1], BLOCKS)))
-reaches = st.lists(st.builds(lambda span, cost: Reach(span[0], span[1], cost), spans, st.integers(0, 9)), max_size=5)
-edges = st.lists(st.integers(0, 20), min_size=36, max_size=36)
+wide = st.integers(0, 9).map(lambda cost: Reach(0, BLOCKS, cost))  # the ones that a walk likes to come back to
+reaches = st.lists(
+    wide | st.builds(lambda span, cost: Reach(span[0], span[1], cost), spans, st.integers(0, 9)), max_size=5
+)
+edges = st.sampled_from([1, 4, 20]).flatmap(lambda most: st.lists(st.integers(0, most), min_size=36, max_size=36))
 
 
 def edge_of(table: list[int]) -> Edge:
@@ -57,6 +60,20 @@ def test_the_chain_is_the_cheapest_of_all(reaches: list[Reach], table: list[int]
     else:
         assert chain in all_chains
         assert cost_of(chain, reaches, edge) == min(cost_of(other, reaches, edge) for other in all_chains)
+
+
+@pytest.mark.parametrize(
+    ("third", "chain"),
+    [
+        (Reach(0, 1, 6), [Leg(2, 0, 1), Leg(1, 1, 2), Leg(0, 2, 3)]),
+        (Reach(2, 3, 6), [Leg(0, 0, 1), Leg(1, 1, 2), Leg(2, 2, 3)]),
+        (Reach(0, 3, 9), [Leg(0, 0, 1), Leg(1, 1, 2), Leg(2, 2, 3)]),
+        (Reach(0, 3, 99), [Leg(0, 0, 3)]),
+    ],
+)
+def test_a_span_is_used_in_one_piece_wherever_that_is_cheapest(third: Reach, chain: list[Leg]) -> None:
+    """A walk would take the first span, the second, and the first again."""
+    assert shortest([Reach(0, 3, 5), Reach(1, 2, 0), third], 0, 3, lambda one, other: 0) == chain
 
 
 def test_a_swarm_made_to_be_hard_still_gets_a_chain() -> None:
