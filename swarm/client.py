@@ -18,6 +18,7 @@ from routing.client import DirectoryClient
 from routing.errors import DirectoryError
 from routing.routes import missing
 from routing.security import JoinToken, SecurityError
+from routing.view import View
 from swarm.driver import Driver
 from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
 from swarm.identities import claimed
@@ -109,6 +110,23 @@ class _Base:
             )
             for name, servers in sorted(by_name.items())
         ]
+
+    def wait_complete(self, model: str, timeout: float = 60.0) -> None:
+        """Wait until every block of `model` has a ready server. Blocks the calling thread.
+
+        Raises:
+            Unavailable: that did not come about within `timeout` seconds.
+        """
+
+        def complete(view: View) -> bool:
+            servers = view.serving(model)
+            return bool(servers) and not missing(servers, servers[0].blocks)
+
+        try:
+            self._directory.wait_for(complete, timeout)
+        except TimeoutError:
+            spans = next((served.missing for served in self.models() if served.name == model), ())
+            raise Unavailable(f"{model} was not complete within {timeout:g} s", spans) from None
 
     def _model(self, name: str) -> ServedModel:
         models = self.models()

@@ -116,21 +116,28 @@ def attention(
     if attention_mask.window == 0 and batch.layer in batch.windowed:
         raise BackendError("its mask shows tokens that transformers' own cache has forgotten")
     batch.keys = None
-    plain = batch.sdpa and kwargs.get("softcap") is None and kwargs.get("s_aux") is None
-    attend = _attend_sdpa if plain else _attend_eager
+    attend = _attend_sdpa
+    if not batch.sdpa or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        attend = _attend_eager
+    if len(batch.rows) == 1:
+        session, tokens = batch.rows[0]
+        if not batch.gather:
+            key, value = session.layer(batch.layer).append(key, value)
+        return attend(module, query, key, value, attention_mask, key.shape[2] - tokens, scaling, batch, kwargs), None
     out, at, seen = [], 0, 0
     for session, tokens in batch.rows:
-        rows = query.narrow(2, at, tokens) if len(batch.rows) > 1 else query
+        layer = session.layer(batch.layer)
         if batch.gather:
-            total = session.layer(batch.layer).length
-            keys, values = key.narrow(2, seen, total), value.narrow(2, seen, total)
-            seen += total
+            keys, values = key.narrow(2, seen, layer.length), value.narrow(2, seen, layer.length)
+            seen += layer.length
         else:
-            keys, values = session.layer(batch.layer).append(key.narrow(2, at, tokens), value.narrow(2, at, tokens))
-            total = keys.shape[2]
-        out.append(attend(module, rows, keys, values, attention_mask, total - tokens, scaling, batch, kwargs))
+            keys, values = layer.append(key.narrow(2, at, tokens), value.narrow(2, at, tokens))
+        past = layer.length - tokens
+        out.append(
+            attend(module, query.narrow(2, at, tokens), keys, values, attention_mask, past, scaling, batch, kwargs)
+        )
         at += tokens
-    return (out[0] if len(out) == 1 else torch.cat(out, 1)), None
+    return torch.cat(out, 1), None
 
 
 def _attend_sdpa(
@@ -144,19 +151,15 @@ def _attend_sdpa(
     batch: PackedCache,
     kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    heads, tokens = query.shape[1], query.shape[2]
-    groups = heads // keys.shape[1]
+    tokens, grouped = query.shape[2], query.shape[1] != keys.shape[1]
     keys, values, first = _cut(keys, values, seen, past)
     mask = _mask(batch, seen, past, tokens, first, keys)
-    if tokens == 1 and groups > 1:
-        # One token: the heads that share a key head become that head's queries, and nothing is repeated.
-        query = query.reshape(1, keys.shape[1], groups, query.shape[3])
-        out = scaled_dot_product_attention(query, keys, values, mask, scale=scaling)
-        return out.reshape(1, 1, heads, values.shape[3])
+    if mask is not None and grouped and keys.is_cuda:
+        # With a mask and grouped heads at once, CUDA has only the slow kernel.
+        groups = query.shape[1] // keys.shape[1]
+        keys, values, grouped = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1), False
     causal = mask is None and tokens > 1
-    out = scaled_dot_product_attention(
-        query, keys, values, mask, is_causal=causal, scale=scaling, enable_gqa=groups > 1
-    )
+    out = scaled_dot_product_attention(query, keys, values, mask, 0.0, causal, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2)
 
 
@@ -185,11 +188,11 @@ def _cut(
     keys: torch.Tensor, values: torch.Tensor, seen: Visibility, past: int
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Leave out what lies before the window of the row's first token."""
-    first = max(0, past + 1 - seen.window) if seen.window else 0
-    if first:
-        length = keys.shape[2] - first
-        keys, values = keys.narrow(2, first, length), values.narrow(2, first, length)
-    return keys, values, first
+    first = past + 1 - seen.window if seen.window else 0
+    if first <= 0:
+        return keys, values, 0
+    length = keys.shape[2] - first
+    return keys.narrow(2, first, length), values.narrow(2, first, length), first
 
 
 def _mask(

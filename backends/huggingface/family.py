@@ -107,6 +107,13 @@ class Net:
                 module._buffers[name] = buffer.to(device)
             module = getattr(module, step)
 
+    def settle(self) -> None:
+        """Speed up attribute look-ups in loaded modules: a parameter or child is found by `__getattr__` of `nn.Module`
+        only after the instance's own dictionary, and a forward of one token makes hundreds of such look-ups."""
+        for root in (*self.blocks, *self.edges().values()):
+            for module in root.modules():
+                module.__dict__.update({**module._parameters, **module._modules})
+
     def cache_layers(self) -> list[Any]:
         """transformers' own cache layers, one for each attention or recurrent state of the model."""
         try:

@@ -85,7 +85,9 @@ def _quantised(layer: nn.Linear, method: str, dtype: torch.dtype) -> nn.Module:
         else:
             new = bnb.nn.Linear8bitLt(*size, bias=bias, has_fp16_weights=False, threshold=_OUTLIER)
     if method == "nf4":
-        new.weight = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=False, quant_type="nf4", module=new)
+        new.weight = bnb.nn.Params4bit(
+            weight, requires_grad=False, compress_statistics=False, quant_type="nf4", module=new
+        )
     else:
         new.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     new.bias = layer.bias

@@ -56,6 +56,7 @@ def load(path: Path, span: Span, options: Options) -> TransformersStage:
         raise
     stage = TransformersStage(net, anatomy, info, span, target, dtype)
     stage.exact = dtype == torch.float32 and options.quantize is None
+    net.settle()
     check.settle(stage)
     return stage
 

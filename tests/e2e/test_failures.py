@@ -88,6 +88,7 @@ def test_requests_that_cannot_be_served_say_why(llama: Path, home: Path) -> None
                 with pytest.raises(BadRequest, match="do not fit a session of 100"):
                     list(session.stream(IDS, 90))
             swarm.serve(llama, "3:4", options=["--kv-tokens", "200"])
+            client.wait_complete("llama")
             with client.session("llama", 300) as session, pytest.raises(BadRequest, match="300 tokens"):
                 list(session.stream(IDS, 10))
             with client.session("llama", 100) as session, pytest.raises(BadRequest, match="vocabulary"):

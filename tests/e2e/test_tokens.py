@@ -120,6 +120,7 @@ def test_a_server_without_blocks_fills_the_gap(tmp_path: Path, home: Path) -> No
             assert client.models()[0].missing == ((2, 4),)
             (server,) = swarm.serve(folder, "")
             assert "serves blocks" in server.wait_line("ready:")
+            client.wait_complete("llama")
             with client.session("llama", 100) as session:
                 assert list(session.stream(ids, NEW)) == reference_tokens(folder, ids, NEW)
 

