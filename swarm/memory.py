@@ -20,6 +20,7 @@ def free_memory(device: str) -> int:
             ["nvidia-smi", f"--id={index}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
+            stdin=subprocess.DEVNULL,
             check=True,
             timeout=10,
         )

@@ -63,7 +63,9 @@ def stopping() -> Iterator[Stop]:
 
 
 def _watch_parent() -> None:
-    while sys.stdin.buffer.read(1024):
+    # Not through sys.stdin, whose lock this thread would hold while the interpreter ends: that aborts the process.
+    descriptor = sys.stdin.fileno()
+    while os.read(descriptor, 1024):
         pass
     signal.raise_signal(signal.SIGINT)
 

@@ -7,6 +7,7 @@ the family's own forward, and a family that does not fit is refused.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging as hf_logging
 
@@ -108,11 +109,19 @@ class Net:
             module = getattr(module, step)
 
     def settle(self) -> None:
-        """Speed up attribute look-ups in loaded modules: a parameter or child is found by `__getattr__` of `nn.Module`
-        only after the instance's own dictionary, and a forward of one token makes hundreds of such look-ups."""
+        """Make attribute look-ups of a loaded net cheap: a forward of one token makes a thousand of them.
+
+        `nn.Module` finds parameters and children only after it has searched everything else, and transformers'
+        configurations check every access; both are given what is asked for in plain instance dictionaries.
+        """
         for root in (*self.blocks, *self.edges().values()):
             for module in root.modules():
                 module.__dict__.update({**module._parameters, **module._modules})
+        quick: dict[int, Any] = {}
+        for module in self.model.modules():
+            config = getattr(module, "config", None)
+            if isinstance(config, PreTrainedConfig) and "_heterogeneity_spec" not in vars(config):
+                module.config = quick.setdefault(id(config), _quick(config))
 
     def cache_layers(self) -> list[Any]:
         """transformers' own cache layers, one for each attention or recurrent state of the model."""
@@ -139,6 +148,16 @@ class Net:
         return bool(getattr(self.model, "_supports_attention_backend", False))
 
 
+def _quick(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy of a configuration, of a subclass of its class, with plain attribute access."""
+    plain = {"__getattribute__": object.__getattribute__, "__setattr__": object.__setattr__}
+    clone = copy.copy(config)
+    aliases = {alias: getattr(config, alias, None) for alias in type(config).attribute_map}
+    object.__setattr__(clone, "__class__", type(type(config).__name__, (type(config),), plain))
+    clone.__dict__.update(aliases)
+    return clone
+
+
 def quiet() -> None:
     """Keep transformers' warnings and progress bars off standard error; what matters becomes a `BackendError`."""
     hf_logging.set_verbosity_error()
@@ -161,7 +180,10 @@ def text_config(folder: ModelFolder) -> Any:
         raise BackendError(
             f"{folder.path} is an encoder-decoder ({config.model_type}); only causal language models work"
         )
-    return config.get_text_config(decoder=True)
+    text = config.get_text_config(decoder=True)
+    if text is not config and getattr(config, "tie_word_embeddings", False):
+        text.tie_word_embeddings = True  # said of the whole, and meant of its text model
+    return text
 
 
 def build(folder: ModelFolder, dtype: torch.dtype) -> Net:

@@ -49,6 +49,8 @@ class StandIn(nn.Module):
         )
         if value.is_floating_point():
             shape = (*value.shape[:-1], self.width or value.shape[-1])
+            if self.log is None and shape == value.shape:
+                return value
         else:
             shape = (*value.shape, self.width or self.fallback)
         if self.log is not None:

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 180.0  # s; only a test that fails waits so long
+AFTERMATH = 20.0  # s to read what an ended process has left in its pipes; something else may hold them open
 
 
 class Program:
@@ -43,7 +44,7 @@ class Program:
         for reader in self._readers:
             reader.start()
 
-    def _read(self, stream: Sequence[str], lines: list[str]) -> None:
+    def _read(self, stream: Iterable[str], lines: list[str]) -> None:
         for line in stream:
             with self._changed:
                 lines.append(line.rstrip("\r\n"))
@@ -66,7 +67,7 @@ class Program:
         """Wait for the end without asking for it; the exit code."""
         code = self.process.wait(PATIENCE)
         for reader in self._readers:
-            reader.join(PATIENCE)
+            reader.join(AFTERMATH)
         return code
 
     def close_input(self) -> int:
@@ -81,14 +82,10 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None and self.process.stderr is not None
+        assert self.process.stdin is not None
         self.process.stdin.close()
         try:
-            self.process.wait(PATIENCE / 6)
+            self.process.wait(AFTERMATH)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for reader in self._readers:
-            reader.join(PATIENCE)
-        self.process.stdout.close()
-        self.process.stderr.close()

@@ -46,7 +46,8 @@ export SWARM_TEST_HOME
 quietly() { WINEPREFIX=$wine/prefix WINEDEBUG=-all "$@" >/dev/null 2>&1 </dev/null; }
 log=$(mktemp)
 trap 'quietly /usr/lib/wine/wineserver -k || true; rm -f "$log"' EXIT
-quietly /usr/lib/wine/wineserver -p || true
+quietly /usr/lib/wine/wineserver -k || true # one that is about to end would not let another begin
+quietly /usr/lib/wine/wineserver -p
 quietly /usr/lib/wine/wine64 wineboot
 
 subset=(
