@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -217,7 +218,8 @@ class Membership:
                 self._enrol_until = self._clock() + self._timeout
             case Lost(_, "refused", impostor=False):
                 self._fail(
-                    "the directory refuses this join token: it is wrong, has expired or was revoked; get a new one"
+                    self._token.expiry(time.time())
+                    or "the directory refuses this join token: it is wrong, has expired or was revoked; get a new one"
                 )
             case Lost(_, reason, impostor):
                 self._enrol_until = None

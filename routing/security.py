@@ -101,8 +101,8 @@ class JoinToken:
         return TOKEN_PREFIX + base64.urlsafe_b64encode(body + _checksum(body)).decode().rstrip("=")
 
     @classmethod
-    def parse(cls, text: str, now: float | None = None) -> JoinToken:
-        """Raises: SecurityError: not a join token, a damaged one, or one whose time is over."""
+    def parse(cls, text: str) -> JoinToken:
+        """Raises: SecurityError: not a join token, or a damaged one."""
         text = text.strip()
         if not text.startswith(TOKEN_PREFIX):
             raise SecurityError(f"this is not a join token: one begins with {TOKEN_PREFIX!r}")
@@ -116,10 +116,17 @@ class JoinToken:
             token = msgspec.msgpack.decode(body, type=_TokenBody)
         except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
             raise SecurityError(damaged) from error
-        if token.expires is not None and token.expires <= (time.time() if now is None else now):
-            ended = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(token.expires))
-            raise SecurityError(f"the join token expired on {ended}: ask for a new one")
         return cls(token.addresses, token.directory, token.secret, token.expires)
+
+    def expiry(self, date: float) -> str:
+        """What to tell somebody whose token is too old to enrol with; empty while it is good.
+
+        A peer that has enrolled before needs the rest of the token only, so an old one is no reason to keep it out.
+        """
+        if self.expires is None or date < self.expires:
+            return ""
+        ended = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.expires))
+        return f"the join token expired on {ended}: ask for a new one"
 
 
 def _checksum(body: bytes) -> bytes:

@@ -111,12 +111,23 @@ def test_a_bad_start_is_one_clear_line(llama: Path, home: Path, tmp_path: Path) 
         port = taken.getsockname()[1]
         right = JoinToken.parse(swarm.token)
         wrong = JoinToken(right.addresses, right.directory, wrong_secret.secret)
-        late = JoinToken(right.addresses, right.directory, right.secret, expires=1.0)
+        brief = swarm.start(
+            *(
+                "swarm-directory",
+                "--bind",
+                "127.0.0.1:0",
+                "--state-dir",
+                str(tmp_path / "brief"),
+                "--token-expires",
+                "0",
+            )
+        )
+        late = brief.wait_line("join:").removeprefix("join:").strip()
         swarm.serve(llama, "0:3")
         cases = [
             (["swarm-server", str(llama), "--join", "nonsense"], "not a join token"),
             (["swarm-server", str(llama), "--join", str(wrong), "--name", "stranger"], "refuses this join token"),
-            (["swarm-server", str(llama), "--join", str(late)], "expired on 1970"),
+            (["swarm-server", str(llama), "--join", late, "--name", "late"], "the join token expired on"),
             (["swarm-server", str(llama), "--blocks", "3:9"], "6 blocks"),
             (["swarm-server", str(llama), "--blocks", "3"], "START:END"),
             (["swarm-server", str(other), "--blocks", "3:6", "--model-name", "llama"], "--model-name"),
