@@ -111,17 +111,8 @@ def test_a_bad_start_is_one_clear_line(llama: Path, home: Path, tmp_path: Path) 
         port = taken.getsockname()[1]
         right = JoinToken.parse(swarm.token)
         wrong = JoinToken(right.addresses, right.directory, wrong_secret.secret)
-        brief = swarm.start(
-            *(
-                "swarm-directory",
-                "--bind",
-                "127.0.0.1:0",
-                "--state-dir",
-                str(tmp_path / "brief"),
-                "--token-expires",
-                "0",
-            )
-        )
+        elsewhere = ("--bind", "127.0.0.1:0", "--state-dir", str(tmp_path / "brief"))
+        brief = swarm.start("swarm-directory", *elsewhere, "--token-expires", "0")
         late = brief.wait_line("join:").removeprefix("join:").strip()
         swarm.serve(llama, "0:3")
         cases = [
@@ -154,7 +145,7 @@ def test_a_bad_start_is_one_clear_line(llama: Path, home: Path, tmp_path: Path) 
 def test_a_dead_directory_is_named_quickly(llama: Path, home: Path) -> None:
     with Swarm(home) as swarm:
         swarm.directory.kill()
-        with pytest.raises(SwarmError, match="nobody answers|no answer|not reach"):
+        with pytest.raises(SwarmError, match=r"nobody answers|no answer|not reach"):
             SwarmClient(swarm.token, timeout=3)
 
 

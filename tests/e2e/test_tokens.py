@@ -1,8 +1,9 @@
-"""The swarm gives the tokens that the whole model gives: real processes, real sockets, Hugging Face's generate as judge."""
+"""The swarm gives the tokens of the whole model: real processes and sockets, Hugging Face generate as the judge."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ CUTS = {2: (0, 2, 6), 3: (0, 1, 4, 6), 5: (0, 1, 2, 3, 5, 6)}
 
 
 def spans(bounds: tuple[int, ...]) -> list[str]:
-    return [f"{start}:{end}" for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [f"{start}:{end}" for start, end in itertools.pairwise(bounds)]
 
 
 @pytest.fixture
