@@ -27,7 +27,6 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_attention_heads": 4}
-_MAMBA: dict[str, Any] = {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2}
 _MLA: dict[str, Any] = {
     "num_key_value_heads": 4,
     "q_lora_rank": 32,
@@ -44,6 +43,24 @@ def _config(name: str, layers: int, *, common: bool = True, layers_name: str = "
     return getattr(transformers, name)(**({**_COMMON, **own} if common else own), **{layers_name: layers})
 
 
+def _longcat(layers: int) -> Any:
+    experts: dict[str, Any] = {"moe_topk": 2, "n_routed_experts": 4, "zero_expert_num": 2, "expert_ffn_hidden_size": 32}
+    own: dict[str, Any] = {
+        **_SMALL,
+        **_MLA,
+        **experts,
+        "max_position_embeddings": 512,
+        "head_dim": 8,
+        "ffn_hidden_size": 128,
+    }
+    return _config("LongcatFlashConfig", layers, common=False, layers_name="num_layers", **own)
+
+
+def _lfm2(layers: int) -> Any:
+    types = ["full_attention" if layer % 3 == 1 else "conv" for layer in range(layers)]
+    return _config("Lfm2Config", layers, layer_types=types)
+
+
 def _longrope(layers: int) -> Any:
     factors = {"short_factor": [1.0] * 8, "long_factor": [1.5] * 8}
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64, **factors}
@@ -51,7 +68,12 @@ def _longrope(layers: int) -> Any:
 
 
 def _deepseek_v3(layers: int) -> Any:
-    experts = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
+    experts: dict[str, Any] = {
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+    }
     return _config("DeepseekV3Config", layers, **_MLA, **experts, topk_group=1, first_k_dense_replace=2)
 
 
@@ -162,6 +184,20 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
         attention_chunk_size=16,
     ),
     "longrope": _longrope,
+    "longcat": _longcat,
+    "lfm2": _lfm2,
+    "jamba": partial(
+        _config,
+        "JambaConfig",
+        attn_layer_period=4,
+        attn_layer_offset=2,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        num_experts=4,
+        mamba_d_state=8,
+        mamba_dt_rank=8,
+        use_mamba_kernels=False,
+    ),
     "mamba": partial(
         _config, "MambaConfig", common=False, vocab_size=VOCABULARY, hidden_size=WIDTH, state_size=8, conv_kernel=4
     ),
@@ -180,6 +216,9 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
     ),
 }
 
+# Those of them that keep a running state, which cannot go back to an earlier token.
+RECURRENT = frozenset({"mamba", "qwen3_next", "jamba", "lfm2"})
+
 
 def make_model(
     family: str,
@@ -189,12 +228,14 @@ def make_model(
     layers: int = 6,
     shard_size: str = "200KB",
     dtype: Any = None,
+    spread: float = 0.15,
     **changes: Any,
 ) -> Path:
     """Write a model of the family with random weights, cut into several shards.
 
-    Weights are far larger than at a usual start of training, so that the logits of different tokens lie well apart.
-    `changes` are set on the configuration. `dtype` is a torch dtype, float32 if it is left out.
+    Weights are far larger than at a usual start of training (`spread` is their standard deviation), so that the logits
+    of different tokens lie well apart. `changes` are set on the configuration. `dtype` is a torch dtype, float32 if it
+    is left out.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -207,19 +248,19 @@ def make_model(
         setattr(config, name, value)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    randomise(model)
+    randomise(model, spread)
     model.to(dtype or torch.float32).save_pretrained(folder, max_shard_size=shard_size)
     return folder
 
 
-def randomise(model: Any) -> None:
+def randomise(model: Any, spread: float = 0.15) -> None:
     """Draw all weights and biases anew, from torch's own generator."""
     import torch
 
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.normal_(0, 0.15)
+                parameter.normal_(0, spread)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
@@ -232,7 +273,8 @@ def reference_tokens(folder: Path, ids: list[int], new: int) -> list[int]:
     prompt = torch.tensor([ids])
     with torch.inference_mode():
         out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
-    return out[0, len(ids) :].tolist()
+    tokens: list[int] = out[0, len(ids) :].tolist()
+    return tokens
 
 
 def reference_model(folder: Path) -> Any:

@@ -57,7 +57,12 @@ class Running:
 
 
 def visibility(
-    *, mask_function: Rule, attention_mask: torch.Tensor | None = None, local_size: int | None = None, **_: Any
+    *,
+    mask_function: Rule,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    device: torch.device | str = "cpu",
+    **_: Any,
 ) -> Visibility:
     """Stands where transformers would make a mask tensor."""
     if attention_mask is not None and not bool(attention_mask.all()):
@@ -66,7 +71,7 @@ def visibility(
         return Visibility(mask_function, 0)
     key = (local_size, _names(mask_function))
     if key not in _windows:
-        _windows[key] = local_size if _is_window(mask_function, local_size) else None
+        _windows[key] = local_size if _is_window(mask_function, local_size, device) else None
     return Visibility(mask_function, _windows[key])
 
 
@@ -77,12 +82,13 @@ def _names(rule: Any) -> tuple[Any, ...]:
     return (getattr(rule, "__qualname__", repr(rule)), *(_names(part) for part in flat if callable(part)))
 
 
-def _is_window(rule: Rule, size: int | None) -> bool:
+def _is_window(rule: Rule, size: int | None, device: torch.device | str) -> bool:
     """Whether a rule is a sliding window of this size, tried at the tokens where other rules would differ."""
     if not size:
         return False
-    query = torch.tensor([0, 1, size - 1, size, size + 1, 2 * size, 2 * size + 1, 3 * size + 2])[:, None]
-    key = torch.arange(3 * size + 4)[None]
+    tried = [0, 1, size - 1, size, size + 1, 2 * size, 2 * size + 1, 3 * size + 2]
+    query = torch.tensor(tried, device=device)[:, None]
+    key = torch.arange(3 * size + 4, device=device)[None]
     seen = torch.broadcast_to(rule(0, 0, query, key), (len(query), key.shape[1]))
     return torch.equal(seen, (key <= query) & (key > query - size))
 
@@ -154,8 +160,8 @@ def _attend_sdpa(
     tokens, grouped = query.shape[2], query.shape[1] != keys.shape[1]
     keys, values, first = _cut(keys, values, seen, past)
     mask = _mask(batch, seen, past, tokens, first, keys)
-    if mask is not None and grouped and keys.is_cuda:
-        # With a mask and grouped heads at once, CUDA has only the slow kernel.
+    if grouped and (keys.device.type == "mps" or (mask is not None and keys.is_cuda)):
+        # For a mask and grouped heads at once, CUDA has only the slow kernel; MPS may have none.
         groups = query.shape[1] // keys.shape[1]
         keys, values, grouped = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1), False
     causal = mask is None and tokens > 1

@@ -96,6 +96,8 @@ class Session:
 
     def commit(self, tokens: int) -> None:
         self.length += tokens
+        if self.cache is not None:
+            self.cache.saved = []
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on.
@@ -236,8 +238,9 @@ class SingleCache(Cache):  # type: ignore[misc]
         self.saved = [copy.deepcopy(vars(self.layers[index])) for index in self.own]
 
     def restore(self) -> None:
-        for index, state in zip(self.own, self.saved, strict=True):
-            vars(self.layers[index]).update(state)
+        if self.saved:
+            for index, state in zip(self.own, self.saved, strict=True):
+                vars(self.layers[index]).update(state)
         self.saved = []
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -40,7 +40,7 @@ def settle(stage: TransformersStage) -> None:
                 if _difference(stage, blocks, wanted) is None:
                     return
             stage.net.use_attention(own)
-            stage.batched = False
+            stage.batched = stage.gather = False
         reason = _difference(stage, blocks, wanted)
         if reason is not None and not stage.net.attention_only:
             stage.stepwise = True
@@ -66,7 +66,8 @@ def _inputs(stage: TransformersStage, block: int, which: int) -> torch.Tensor:
     if block == 0:
         ids = torch.randint(0, stage.model.vocab_size, (length,), generator=generator)
         return ids.to(stage.torch_device)
-    hidden = torch.randn(length, stage.model.hidden_size, generator=generator)
+    # Small, so that what the block adds stands out; its norms make up for it.
+    hidden = 0.1 * torch.randn(length, stage.model.hidden_size, generator=generator)
     return hidden.to(stage.torch_device, stage.torch_dtype)
 
 
@@ -95,7 +96,7 @@ def _difference(stage: TransformersStage, blocks: list[int], wanted: list[list[t
         except Exception as error:  # noqa: BLE001 - whatever a family raises, it means the same here
             return f"block {block} fails on a part of a sequence ({first_line(error)})"
         for which, (a, b) in enumerate(zip(whole, pieces, strict=True)):
-            if not _close(_inputs(stage, block, which), a.float(), b.float(), stage.exact):
+            if not _close(stage, _inputs(stage, block, which), a, b):
                 return f"block {block} gives other results for a sequence in parts than for all of it"
     return None
 
@@ -126,14 +127,14 @@ def _in_pieces(stage: TransformersStage, block: int) -> list[torch.Tensor]:
     return [torch.cat(pieces) for pieces in out]
 
 
-def _close(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, exact: bool) -> bool:
-    """Whether two results agree, measured against what the block adds to its input."""
+def _close(stage: TransformersStage, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two results agree, measured against what the block adds to its input, and what the dtype can tell."""
+    a, b = a.float(), b.float()
     if not bool(torch.isfinite(a).all()):
         return True  # overflow on random input says nothing
-    added = a - x.float() if x.is_floating_point() else a
-    errors = (a - b).norm(dim=-1) / added.norm(dim=-1).clamp_min(1e-6)
-    if exact:
-        return bool(errors.max() < 1e-3)
+    added = (a - x.float() if x.is_floating_point() else a).norm(dim=-1)
+    rounding = 8 * torch.finfo(stage.torch_dtype).eps * a.norm(dim=-1)
+    agree = (a - b).norm(dim=-1) <= (1e-3 if stage.exact else 0.1) * added + rounding
     # In 16 bits a token may be sent to another expert by rounding alone, and int8 picks its outliers from the whole
     # batch; a wrong position would show in most tokens.
-    return bool(errors.median() < 0.1)
+    return bool(agree.all() if stage.exact else agree.float().mean() > 0.5)

@@ -5,6 +5,11 @@ Everything for CUDA and MPS here is written after torch's documentation; it has 
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
+from contextlib import suppress
+
 import ml_dtypes
 import numpy as np
 import psutil
@@ -101,6 +106,14 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return psutil.virtual_memory().available
+
+
+def release() -> None:
+    """Give memory that has been freed back to the system; glibc keeps what its threads have freed."""
+    gc.collect(1)
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -121,7 +121,9 @@ class Net:
         for module in self.model.modules():
             config = getattr(module, "config", None)
             if isinstance(config, PreTrainedConfig) and "_heterogeneity_spec" not in vars(config):
-                module.config = quick.setdefault(id(config), _quick(config))
+                if id(config) not in quick:
+                    quick[id(config)] = _quick(config)
+                module.config = quick[id(config)]
 
     def cache_layers(self) -> list[Any]:
         """transformers' own cache layers, one for each attention or recurrent state of the model."""

@@ -112,8 +112,10 @@ def examine(net: Net) -> Anatomy:
             reasons.append(error)
             continue
         return _anatomy(net, runs[0], order, cache_name, takes(base, "position_ids"), returns)
-    reason = next((error for error in reasons if isinstance(error, _LeakError)), reasons[0])
-    raise BackendError(f"{net.architecture} cannot be cut into spans: {first_line(reason)}") from reason
+    leak = next((error for error in reasons if isinstance(error, _LeakError)), None)
+    reason = leak or reasons[0]
+    why = str(leak) if leak else f"it does more around its blocks than can be followed ({first_line(reason)})"
+    raise BackendError(f"{net.architecture} cannot be cut into spans: {why}") from reason
 
 
 class _LeakError(Exception):
@@ -215,21 +217,26 @@ def _anatomy(
 
 
 def _kv_elements(net: Net, run: list[Any]) -> tuple[int, ...]:
-    """Run each block on the meta device up to where it stops, and count what it hands to the cache.
+    """Run blocks on the meta device up to where they stop, and count what they hand to the cache.
 
     Raises:
         BackendError: a block leaves something for later blocks in an object that all of them are given.
     """
-    counts, shared = [], []
-    for (_, hidden, rest, named, _), block in zip(run, net.blocks, strict=True):
-        shared += [x for x in (*rest, *named.values()) if isinstance(x, Mapping | list) and not x]
-        cache = _new_cache(net)
-        args = [_to_meta(x, cache) for x in rest]
-        kwargs = {name: _to_meta(x, cache) for name, x in named.items()}
-        # Experts are chosen by value, which meta tensors do not have; the cache has been fed before that fails.
-        with torch.inference_mode(), suppress(Exception):
-            copy.deepcopy(block).to("meta")(hidden.to("meta"), *args, **kwargs)
-        counts.append(cache.added // _TOKENS)
+    shared = [x for entry in run for x in (*entry[2], *entry[3].values()) if isinstance(x, Mapping | list) and not x]
+    known: dict[Any, int] = {}
+    counts = []
+    for (index, hidden, rest, named, _), block in zip(run, net.blocks, strict=True):
+        shapes = tuple((name, parameter.shape) for name, parameter in block.named_parameters())
+        kind = index if shared else (type(block), shapes)
+        if kind not in known:
+            cache = _new_cache(net)
+            args = [_to_meta(x, cache) for x in rest]
+            kwargs = {name: _to_meta(x, cache) for name, x in named.items()}
+            # Experts are chosen by value, which meta tensors do not have; the cache has been fed before that fails.
+            with torch.inference_mode(), suppress(Exception):
+                copy.deepcopy(block).to("meta")(hidden.to("meta"), *args, **kwargs)
+            known[kind] = cache.added // _TOKENS
+        counts.append(known[kind])
     if any(shared):
         raise BackendError(f"{net.architecture} cannot be cut into spans: its blocks share keys and values")
     return tuple(counts)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,19 @@ def load(path: Path, span: Span, options: Options) -> TransformersStage:
     try:
         loader.load(span, quantize.shrinker(options.quantize, dtype, target))
         net.move(target)
+        mapped = loader.mapped
+        del loader
+        device.release()
     except Exception as error:
         if device.out_of_memory(error):
             raise BackendError(
-                f"{target} has no room for blocks {span} of {path} in {options.dtype}; "
+                f"{target} has no room for blocks {span} of {path} in {device.dtype_name(dtype)}; "
                 "take fewer blocks, a smaller --dtype or --quantize"
             ) from error
         raise
     stage = TransformersStage(net, anatomy, info, span, target, dtype)
     stage.exact = dtype == torch.float32 and options.quantize is None
+    stage.mapped = mapped
     net.settle()
     check.settle(stage)
     return stage
@@ -83,15 +86,19 @@ class TransformersStage:
         self.batched = net.attention_only and net.attention_is_open
         self.gather = self.stepwise = False
         self.exact = False  # whether results of the same tokens may differ by no more than float32's rounding
+        self.mapped = 0  # bytes of weights that lie in mapped files
         self.windowed = net.windowed_layers()
         self.sdpa = bool(getattr(net.model, "_supports_sdpa", False))
         self.kv_bytes_per_token = sum(anatomy.kv_elements[span.start : span.end]) * dtype.itemsize
         self.sessions: dict[str, Session] = {}
-        self.view: Callable[[Span, bool], View] = functools.cache(self._view)
+        self._views: dict[tuple[Span, bool], View] = {}
         self._weights = _bytes_of(net)
 
-    def _view(self, span: Span, tail: bool) -> View:
-        return View(self.net, self.anatomy, span, tail)
+    def view(self, span: Span, tail: bool) -> View:
+        """What runs this sub-range; with `tail`, through the final norm."""
+        if (span, tail) not in self._views:
+            self._views[span, tail] = View(self.net, self.anatomy, span, tail)
+        return self._views[span, tail]
 
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`; batches of several rows need `batched`."""
@@ -236,7 +243,8 @@ class TransformersStage:
     def memory(self) -> Memory:
         """See `backends.stage.Stage.memory`."""
         kv = sum(session.nbytes() for session in self.sessions.values())
-        return Memory(self._weights, kv, device.free_bytes(self.torch_device))
+        # The system counts mapped weights as memory that it could have back, which it must not.
+        return Memory(self._weights, kv, max(0, device.free_bytes(self.torch_device) - self.mapped))
 
 
 def _bytes_of(net: Net) -> int:

@@ -167,7 +167,10 @@ class _Stored:
 
 
 class Loader:
-    """Loads a span into a net, block by block."""
+    """Loads a span into a net, block by block.
+
+    `progress` is called from the threads that read. `mapped` counts the bytes that are used as they lie in their files.
+    """
 
     def __init__(
         self,
@@ -182,7 +185,7 @@ class Loader:
         self.net, self.anatomy, self.folder, self.plan = net, anatomy, folder, plan
         self.dtype, self.device, self.progress = dtype, device, progress
         self.kept = _Shards(folder)
-        self.done = self.total = 0
+        self.done = self.total = self.mapped = 0
         self.lock = threading.Lock()
 
     def load(self, span: Span, finish: Callable[[nn.Module], None] | None = None) -> None:
@@ -227,6 +230,7 @@ class Loader:
         for name in names:
             stored, source = self.folder.tensor(name), self.plan.sources[name]
             as_it_lies = self.device.type == "cpu" and stored.dtype == wanted and not source.converted
+            self.mapped += stored.nbytes if as_it_lies else 0
             piece = (self.kept if as_it_lies else passing).slice(name)
             state[name] = _Stored(piece, lambda size=stored.nbytes: self._count(size))  # type: ignore[misc]
         model = self.net.model

@@ -1,0 +1,49 @@
+"""Backends are found by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from backends import BackendError, registry
+
+
+def entry_points(**points: str) -> object:
+    found = [EntryPoint(name, module, registry.GROUP) for name, module in points.items()]
+    return lambda group: found if group == registry.GROUP else []
+
+
+def test_the_default_is_there_without_an_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", entry_points())
+    assert registry.names() == ["transformers"]
+    assert callable(registry.find("transformers").load)
+
+
+def test_an_entry_point_adds_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = entry_points(another="backends.huggingface", transformers="backends.huggingface")
+    monkeypatch.setattr(registry, "entry_points", points)
+    assert registry.names() == ["transformers", "another"]
+    assert registry.find("another") is registry.find("transformers")
+
+
+def test_a_backend_that_is_not_there_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", entry_points(onnx="a_module_that_is_not_installed"))
+    with pytest.raises(BackendError, match=r"'vllm'; installed: transformers, onnx$"):
+        registry.find("vllm")
+    with pytest.raises(BackendError, match=r"pip install layerswarm\[llama-cpp\]"):
+        registry.find("llama_cpp")
+    with pytest.raises(BackendError, match=r"pip install layerswarm\[petals\]"):
+        registry.find("petals")
+    with pytest.raises(BackendError, match=r"cannot start .*pip install layerswarm\[onnx\]"):
+        registry.find("onnx")
+
+
+def test_importing_a_backend_imports_no_tensor_library() -> None:
+    code = "import sys; from backends import registry; registry.find('transformers'); print('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
