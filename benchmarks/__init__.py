@@ -1,0 +1,1 @@
+"""One script per published figure: each prints a table, and JSON with `--json`. See `docs/benchmarks.md`."""
