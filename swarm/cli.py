@@ -22,7 +22,6 @@ from swarm import __version__, home, join, models
 from swarm import serve as serving
 from swarm.catalogue import CATALOGUE, DEFAULT
 from swarm.client import SwarmClient
-from swarm.errors import SwarmError
 from swarm.process import announce, clear_errors, log_to_stderr, stopping
 
 P = ParamSpec("P")
@@ -280,4 +279,3 @@ cli.add_command(directory)
 cli.add_command(server)
 cli.add_command(client)
 
-__all__ = ["SwarmError", "cli", "client_main", "directory_main", "main", "server_main"]
