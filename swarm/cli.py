@@ -275,7 +275,33 @@ def list_models(as_json: bool) -> None:
         Console().print(table)
 
 
+@cli.command()
+@click.argument("model", required=False)
+@join_option
+@click.option("--prompt-tokens", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--tokens", type=click.IntRange(2), default=64, show_default=True, help="Of each answer.")
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def bench(model: str | None, join_token: str | None, prompt_tokens: int, tokens: int, runs: int, as_json: bool) -> None:
+    """How fast the swarm answers one stream."""
+    from dataclasses import asdict
+
+    from swarm import bench as measuring
+    from swarm import talk
+
+    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+        served = talk.pick_model(swarm, model)
+        done = []
+        with click.progressbar(length=runs, label="measuring", file=sys.stderr) as bar:
+            for run in measuring.measure(swarm, served, prompt_tokens, tokens, runs):
+                done.append(run)
+                bar.update(1)
+        if as_json:
+            click.echo(json.dumps({"model": served.name, "runs": [asdict(run) for run in done]}, indent=2))
+        else:
+            Console().print(measuring.as_table(served, done))
+
+
 cli.add_command(directory)
 cli.add_command(server)
 cli.add_command(client)
-
