@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import statistics
 import time
@@ -69,6 +70,9 @@ def serve(settings: Settings, stop: Stop) -> None:
     Raises:
         SwarmError, BackendError, LinkError, DirectoryError, SecurityError: each with a line for the user.
     """
+    # OpenMP's threads otherwise spin for a while after each forward, which is just when the next hop needs the cores
+    # where several servers share a machine. It is read when torch is imported, which is later than here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     token = JoinToken.parse(settings.join)
     backend = registry.find(settings.backend)
     model = models.resolve(settings.model)
