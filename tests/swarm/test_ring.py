@@ -255,7 +255,7 @@ def test_work_from_anybody_but_the_hop_before_changes_nothing() -> None:
             position = len(session.ids)
             ids = np.array([1], np.int32)
             hidden = np.ones((1, 8), np.float32)
-            forward = wire.Forward(session.id, session.epoch, position, 1, rewind=turn % 2 == 0)
+            forward = wire.Forward(session.id, session.epoch, position, 1, starts=(position,) * 2 if turn % 2 else ())
             simulation.network.send(intruder, node, forward, ids if node == key("0-3-0") else hidden)
             simulation.network.send(intruder, node, wire.Close(session.id), None)
             stolen = wire.Open(session.id, session.epoch + 5, "toy", session.route or (_hop(node),), 0, 50, 0)
