@@ -40,6 +40,7 @@ class Seat:
         pushed: the next hop needs outputs from this position on.
         starts: to be sent along with the next push.
         resend: outputs of this range are pushed again before anything else.
+        failed: nothing more is computed in this epoch; the cache waits for the next one.
     """
 
     session: str
@@ -57,6 +58,7 @@ class Seat:
     pushed: int = 0
     starts: tuple[int, ...] = ()
     resend: tuple[int, int] | None = None
+    failed: bool = False
 
     @property
     def span(self) -> Span:

@@ -197,8 +197,8 @@ class Server:
 
     def _probe(self, session: str, epoch: int, received: Received) -> None:
         seat = self._seats.get(session)
-        if seat is None or seat.owner != received.peer or seat.epoch < epoch:
-            self._listener.send(received.route, wire.Failed(session, epoch, "gap", "the session is not known here"))
+        if seat is None or seat.owner != received.peer or seat.epoch < epoch or seat.failed:
+            self._listener.send(received.route, wire.Failed(session, epoch, "gap", "the session does not run here"))
         elif seat.epoch == epoch:
             seat.client = received.route
             self._listener.send(received.route, wire.Alive(session, epoch, seat.accepted, seat.computed))
@@ -209,7 +209,7 @@ class Server:
         if seat is None or not seat.may_forward(sender):
             log.debug("dropped work for session %s from %s: not seated here for it", message.session[:8], sender[:8])
             return False
-        if message.epoch != seat.epoch:
+        if message.epoch != seat.epoch or seat.failed:
             return False
         if sender == seat.owner and route:
             seat.client = route
@@ -288,7 +288,7 @@ class Server:
         """What was under way to that hop is gone; only the clients can start again from it."""
         for seat in self._seats.all():
             following = seat.next_hop or seat.route[0]
-            if following.peer == peer:
+            if following.peer == peer and not seat.failed:
                 self._fail(seat, "lost_hop", f"the connection to hop {following.start}:{following.end} broke", peer)
 
     # --- computing -----------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class Server:
         for work in self._scheduler.take(self._is_held):
             self._credit(work.sender, work.size)
             seat = self._seats.get(work.session)
-            if seat is None or seat.epoch != work.epoch:
+            if seat is None or seat.epoch != work.epoch or seat.failed:
                 continue
             if work.starts:
                 self._truncate(seat, work.position)
@@ -389,6 +389,10 @@ class Server:
                 continue
             seat.computed = work.position + work.length
             if not tail:
+                self._outputs.add(seat.session, work.position, result)
+            if seat.failed:
+                continue
+            if not tail:
                 self._push_activations(seat, work, result)
             elif seat.generation is not None:
                 if len(result):
@@ -400,7 +404,6 @@ class Server:
     def _push_activations(self, seat: Seat, work: Work, hidden: Array) -> None:
         following = seat.next_hop
         assert following is not None
-        self._outputs.add(seat.session, work.position, hidden)
         position = max(work.position, seat.pushed)
         hidden = hidden[position - work.position :]
         if not len(hidden):
@@ -458,8 +461,14 @@ class Server:
                     self._dialer.send(hop.peer, wire.Close(seat.session))
 
     def _fail(self, seat: Seat, code: FailureCode, reason: str, peer: str = "") -> None:
+        """End the epoch. Where nothing is wrong with what is cached here, it stays for the next one."""
         log.info("session %s: %s", seat.session[:8], reason)
-        self._leave(seat.session)
+        if code in ("gap", "lost_hop"):
+            seat.failed, seat.resend = True, None
+            self._forget_work(seat.session)
+            seat.accepted = seat.computed
+        else:
+            self._leave(seat.session)
         self._listener.send(seat.client, wire.Failed(seat.session, seat.epoch, code, reason[:4096], peer))
 
     def _leave(self, session: str) -> None:

@@ -150,6 +150,7 @@ class Session:
     # in between may hold another sequence, so it is no holder any more.
     _holders: dict[str, wire.Hop] = field(default_factory=dict)
     _valid: int = 0
+    _asked: dict[str, wire.Hop] = field(default_factory=dict)  # all that may know of the session, to be told of its end
     _opened: dict[str, wire.Opened] = field(default_factory=dict)
     _gone: set[str] = field(default_factory=set)  # hops that failed since the session last ran
     _misses: Counter[str] = field(default_factory=Counter)
@@ -234,9 +235,9 @@ class Session:
 
     def close(self) -> list[Action]:
         self._finish()
-        holders = {**self._holders, **{hop.peer: hop for hop in self.route}}
-        self._stepping, self._holders, self.route = False, {}, ()
-        return [Send(hop, wire.Close(self.id)) for hop in holders.values()]
+        closing = [Send(hop, wire.Close(self.id)) for hop in self._asked.values()]
+        self._stepping, self._asked, self._holders, self.route = False, {}, {}, ()
+        return [*closing]
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -245,12 +246,11 @@ class Session:
         if self.phase is not Phase.PLANNING and not self._moving:
             return []
         self._moving = False
-        # Also those that have not answered yet: they may open the session when they go on.
-        known = {**self._holders, **{hop.peer: hop for hop in self.route}}
-        gone = [known[peer] for peer in known.keys() - {hop.peer for hop in route}]
-        for hop in gone:
-            self._holders.pop(hop.peer, None)
+        gone = [self._asked.pop(peer) for peer in self._asked.keys() - {hop.peer for hop in route}]
+        # A server that is to compute other blocks than before gives up what it has cached.
+        self._holders = {hop.peer: hop for hop in self._holders.values() if hop in route}
         self.route = route
+        self._leaving &= {hop.peer for hop in route}
         return [*(Send(hop, wire.Close(self.id)) for hop in gone), *self._open(now)]
 
     @property
@@ -313,6 +313,7 @@ class Session:
         if self.phase is Phase.RUNNING or (self.phase is Phase.OPENING and self._is_hopeless(peer, reason)):
             return self._recover({peer}, "the connection broke", now)
         if self.phase is Phase.IDLE:
+            self._gone.add(peer)
             self._forget_route()
         return []
 
@@ -368,7 +369,8 @@ class Session:
             self._leaving.add(peer)
             return []
         # Nothing is under way: what is cached there is given up, and a route is looked for when there is a need.
-        hop = self._holders.pop(peer, None)
+        self._holders.pop(peer, None)
+        hop = self._asked.pop(peer, None)
         self._forget_route()
         return [Send(hop, wire.Close(self.id))] if hop else []
 
@@ -399,7 +401,8 @@ class Session:
     def _plan(self) -> list[Action]:
         self.phase = Phase.PLANNING
         unfit = self._avoid.keys() | self._gone | self._leaving
-        keep = tuple(hop for hop in self.route if hop.peer in self._holders and hop.peer not in unfit)
+        fit = [hop for peer, hop in self._holders.items() if peer not in unfit]
+        keep = tuple(sorted(fit, key=lambda hop: hop.start))
         return [Plan(frozenset(self._avoid.keys() | self._leaving), keep)]
 
     def _open(self, now: float) -> list[Action]:
@@ -407,6 +410,7 @@ class Session:
         self.epoch += 1
         self._opened = {}
         self._misses = Counter()
+        self._asked.update({hop.peer: hop for hop in self.route})
         self._deadline = now + OPEN_TIMEOUT
         return [Send(hop, self._open_message(i, self._goal)) for i, hop in enumerate(self.route)]
 
@@ -462,7 +466,7 @@ class Session:
             return []
         output = StepOutput(self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts))
         self._finish()
-        self._stepping = True
+        self._stepping = bool(self.route)
         return [Emit(output), Done()]
 
     def _progress(self, now: float) -> None:

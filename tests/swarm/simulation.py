@@ -64,7 +64,10 @@ class SimulatedListener:
         return self.inbox.popleft() if self.inbox else None
 
     def send(self, route: bytes, message: wire.Message, array: wire.Array | None = None) -> bool:
-        self.network.send(self.me, route.decode(), message, array)
+        if (node := self.network.nodes.get(route.decode())) is not None:  # it has dialled us
+            node.dialer.events.append(Received(self.me, *wire.decode(wire.encode(message, array))))
+        else:
+            self.network.send(self.me, route.decode(), message, array)
         return True
 
 
@@ -111,6 +114,7 @@ class SimulatedServer:
         batched: bool = True,
         outputs: int = 1 << 20,
     ) -> None:
+        self.network = network
         self.key = key(name)
         self.stage = ToyStage(span, batched)
         self.dialer = SimulatedDialer(network, self.key)
@@ -126,12 +130,15 @@ class SimulatedServer:
             outputs=outputs,
             clock=lambda: network.now,
         )
+        self.period = 0.0  # s from one turn to the next
+        self.next_turn = 0.0
         self.hung = False
         self.leaving = False
         self.ends = math.inf  # when a server that leaves gives up what is still there
 
     def turn(self) -> None:
-        if not self.hung:
+        if not self.hung and self.network.now >= self.next_turn:
+            self.next_turn = self.network.now + self.period
             self.server.turn()
 
 
