@@ -103,6 +103,11 @@ class Driver:
         """End the session and free its KV caches."""
         self._do(lambda: self._close(session))
 
+    def state(self, session: str) -> tuple[int, tuple[wire.Hop, ...]]:
+        """Epoch and route of the session; nothing of one that is closed."""
+        known = self._sessions.get(session)
+        return (known[0].epoch, known[0].route) if known else (0, ())
+
     def call(
         self, server: wire.Server, request: Callable[[int], wire.Message]
     ) -> Future[tuple[wire.AnyMessage, Array | None]]:

@@ -96,7 +96,7 @@ def test_a_server_that_hangs_is_replaced_and_does_no_harm_when_it_goes_on(victim
 
 def serving(swarm: Swarm, client: SwarmClient, session: ClientSession, hop: int) -> Program:
     """The program that serves a hop of the session's route."""
-    peer = client._driver._sessions[session._id][0].route[hop].peer
+    peer = session.route[hop].peer
     named = {server.key: server.name for model in client.models() for server in model.servers}
     return next(p for p in swarm.servers if f"ready: {named[peer]} " in p.wait_line("ready:"))
 
