@@ -20,11 +20,11 @@ from backends import BackendError, Stage
 from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
+from swarm.files import Files
 from swarm.outputs import Outputs
 from swarm.sampling import looks_back, pick
 from swarm.scheduler import Scheduler, Work, pack
 from swarm.seats import Refusal, Seat, Seats
-from swarm.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ WINDOW = 32 << 20  # bytes of activations that may be on the way to one hop, or 
 OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
 HOUSEKEEPING = 1.0  # s
 LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
-FILE_PART = 1 << 20  # bytes
 
 
 class Server:
@@ -70,8 +69,7 @@ class Server:
         self._listener = listener
         self._dialer = dialer
         self._key = key
-        self._model = model
-        self._folder = folder
+        self._files = Files(model, folder)
         self._report = report
         self._clock = clock
         self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
@@ -152,10 +150,8 @@ class Server:
                 self._probe(session, epoch, received)
             case wire.Ping(request):
                 self._listener.send(received.route, wire.Pong(request))
-            case wire.ListFiles(request, model):
-                self._list_files(request, model, received.route)
-            case wire.ReadFile() as message:
-                self._read_file(message, received.route)
+            case wire.ListFiles() | wire.ReadFile() as message:
+                self._listener.send(received.route, *self._files.answer(message))
             case other:
                 log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
 
@@ -493,21 +489,3 @@ class Server:
             self._down_since.pop(peer, None)
             del self._window[peer]
         self._report(self._seats.free, len(self._seats))
-
-    def _list_files(self, request: int, model: str, route: bytes) -> None:
-        if model != self._model:
-            self._listener.send(route, wire.Refused("unknown_model", f"{model!r} is not served here", request=request))
-            return
-        files = {name: self._folder / name for name in TOKENIZER_FILES}
-        sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
-        self._listener.send(route, wire.Files(request, sizes))
-
-    def _read_file(self, message: wire.ReadFile, route: bytes) -> None:
-        if message.model != self._model or message.name not in TOKENIZER_FILES:
-            refused = wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request)
-            self._listener.send(route, refused)
-            return
-        with (self._folder / message.name).open("rb") as file:
-            file.seek(message.offset)
-            part = np.frombuffer(file.read(FILE_PART), np.uint8)
-        self._listener.send(route, wire.FilePart(message.request, message.offset), part)
