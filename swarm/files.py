@@ -1,4 +1,4 @@
-"""The small files of a model that a server gives to clients which have none: tokenizer, configuration, chat template."""
+"""The small files of a model that a server gives to clients without them: tokenizer, configuration, chat template."""
 
 from __future__ import annotations
 
