@@ -69,6 +69,10 @@ class Scheduler:
     def add(self, work: Work) -> None:
         self._queues.setdefault(work.session, deque()).append(work)
 
+    def pending(self, session: str) -> int:
+        """Tokens of the session that wait."""
+        return sum(work.length for work in self._queues.get(session, ()))
+
     def drop(self, session: str) -> None:
         self._queues.pop(session, None)
 

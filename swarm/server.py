@@ -18,6 +18,7 @@ from backends import BackendError, Stage
 from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
+from swarm.limits import Messages
 from swarm.sampling import looks_back, pick
 from swarm.scheduler import Scheduler, Work, pack
 from swarm.seats import Refusal, Seat, Seats
@@ -29,6 +30,7 @@ FailureCode = Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost
 
 BATCH_TOKENS = 512
 POLL = 200  # ms
+MESSAGES = 256  # read between two batches, so that nobody keeps the server from computing by talking
 HOUSEKEEPING = 1.0  # s
 LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
 FILE_PART = 1 << 20  # bytes
@@ -68,6 +70,8 @@ class Server:
         self._clock = clock
         self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
+        self._messages = Messages(clock)
+        self._files: dict[str, Array] = {}
         self._down_since: dict[str, float] = {}
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
@@ -81,8 +85,10 @@ class Server:
             self._fail(seat, "leaving", "the server is shutting down")
 
     def turn(self) -> None:
-        """Read everything that has come, then compute one batch."""
-        while (received := self._listener.receive()) is not None:
+        """Read what has come, within a limit, then compute one batch."""
+        for _ in range(MESSAGES):
+            if (received := self._listener.receive()) is None:
+                break
             self._on_message(received)
         for event in self._dialer.collect():
             self._on_link(event)
@@ -95,6 +101,9 @@ class Server:
     # --- messages ------------------------------------------------------------------------------------------------
 
     def _on_message(self, received: Received) -> None:
+        if not self._is_owed(received) and (wait := self._messages.wait(received.peer, received.message)):
+            self._refuse_too_many(received, wait)
+            return
         match received.message:
             case wire.Forward() as message:
                 self._forward(message, received.array, received.peer, received.route)
@@ -112,6 +121,22 @@ class Server:
                 self._read_file(message, received.route)
             case other:
                 log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
+
+    def _is_owed(self, received: Received) -> bool:
+        """Whether it is work that belongs to a session, which is bounded by the session's length."""
+        message = received.message
+        if not isinstance(message, wire.Forward) or (seat := self._seats.get(message.session)) is None:
+            return False
+        return message.epoch == seat.epoch and seat.may_forward(received.peer)
+
+    def _refuse_too_many(self, received: Received, wait: float) -> None:
+        log.warning("%s says too much", received.peer[:8])
+        message = received.message
+        if isinstance(message, wire.Open | wire.ListFiles | wire.ReadFile):
+            session, epoch = (message.session, message.epoch) if isinstance(message, wire.Open) else ("", 0)
+            reason = "you ask too often"
+            refused = wire.Refused("too_many", reason, session, epoch, getattr(message, "request", 0), retry_after=wait)
+            self._listener.send(received.route, refused)
 
     def _open(self, message: wire.Open, received: Received) -> None:
         now = self._clock()
@@ -137,8 +162,21 @@ class Server:
         if following.peer != self._key:
             if following.peer not in self._dialer:
                 self._down_since[following.peer] = now
-            self._dialer.dial(following.peer, following.addresses)
+            if not self._dial(following):
+                self._leave(seat.session)
+                refused = wire.Refused("bad_route", "the next hop cannot be dialled", seat.session, seat.epoch)
+                self._listener.send(received.route, refused)
+                return
         self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted))
+
+    def _dial(self, hop: wire.Hop) -> bool:
+        """Clients say who the next hop is. False: that is no key, or there are no more sockets to be had."""
+        try:
+            self._dialer.dial(hop.peer, hop.addresses)
+        except (zmq.ZMQError, ValueError) as error:
+            log.warning("cannot dial %s: %s", hop.peer[:8], error)
+            return False
+        return True
 
     def _forward(self, message: wire.Forward, array: Array | None, sender: str, client: bytes) -> None:
         seat = self._seats.get(message.session)
@@ -148,7 +186,7 @@ class Server:
         if message.epoch != seat.epoch:
             return
         if sender == seat.owner and client:
-            seat.client = client
+            seat.client, seat.left = client, None
         seat.used = self._clock()
         if message.position < seat.accepted and not message.rewind:
             return  # a duplicate
@@ -157,6 +195,9 @@ class Server:
             return
         inputs = self._checked(seat, message, array)
         if inputs is None:
+            return
+        if self._scheduler.pending(seat.session) + len(inputs) > seat.max_length:
+            self._fail(seat, "bad_input", f"more work waits than the session's {seat.max_length} tokens")
             return
         seat.accepted = message.position + len(inputs)
         self._scheduler.add(
@@ -167,7 +208,7 @@ class Server:
                 inputs,
                 seat.span,
                 min(message.outputs, len(inputs)),
-                message.output,
+                "logits" if seat.generation else message.output,
                 message.rewind,
                 message.last,
             )
@@ -182,6 +223,8 @@ class Server:
             problem = f"token ids of {array.dtype}"
         elif seat.span.start == 0 and not (array.min() >= 0 and array.max() < info.vocab_size):
             problem = f"a token id outside the vocabulary of {info.vocab_size}"
+        elif seat.span.start > 0 and array.dtype.kind not in "fV":  # bfloat16 is no kind that NumPy knows
+            problem = f"hidden states of {array.dtype}"
         elif seat.span.start > 0 and array.shape[1] != info.hidden_size:
             problem = f"hidden states {array.shape[1]} wide, not {info.hidden_size}"
         elif message.position + len(array) > seat.max_length:
@@ -241,7 +284,7 @@ class Server:
     def _compute(self, works: list[Work]) -> None:
         try:
             outputs = self._stage.forward(pack(works))
-        except (BackendError, MemoryError, ArithmeticError, RuntimeError, ValueError) as error:
+        except (BackendError, MemoryError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if len(works) > 1:  # find the one that cannot be computed, spare the others
                 for work in works:
                     self._compute([work])
@@ -283,7 +326,15 @@ class Server:
     def _close_ring(self, seat: Seat, generation: wire.Generation, position: int, logits: Array) -> None:
         """Pick the token of `position`, show it to the client, and start the next turn at the head."""
         sampling = generation.sampling
-        chosen = pick(logits, sampling, position, seat.history, generation.prompt_length)
+        try:
+            chosen = pick(logits, sampling, position, seat.history, generation.prompt_length)
+        except (
+            ArithmeticError,
+            LookupError,
+            ValueError,
+        ) as error:  # logits that are no numbers, a history of no tokens
+            self._fail(seat, "compute", f"no token could be picked: {type(error).__name__}: {error}")
+            return
         if looks_back(sampling):
             seat.history.append(chosen.token)
         finish: Literal["", "stop", "length"] = ""
@@ -318,12 +369,31 @@ class Server:
 
     def _to_client(self, seat: Seat, message: wire.Message, array: Array | None = None) -> None:
         if not self._listener.send(seat.client, message, array):
-            log.info("the client of session %s is gone", seat.session[:8])
-            self._leave(seat.session)
-            for hop in seat.route:
-                if hop.peer != self._key:
-                    self._dialer.dial(hop.peer, hop.addresses)
-                    self._dialer.send(hop.peer, wire.Close(seat.session))
+            self._client_gone(seat)
+
+    def _client_gone(self, seat: Seat) -> None:
+        log.info("the client of session %s is gone", seat.session[:8])
+        self._leave(seat.session)
+        for hop in seat.route:
+            if hop.peer != self._key and self._dial(hop):
+                self._dialer.send(hop.peer, wire.Close(seat.session))
+
+    def _look_after_clients(self, now: float) -> None:
+        """ZeroMQ says that a connection is gone only to who sends: send what every client ignores.
+
+        What nobody waits for is not computed; what is cached waits a while for the client to come back.
+        """
+        silent: dict[bytes, list[Seat]] = {}
+        for seat in self._seats.all():
+            silent.setdefault(seat.client, []).append(seat)
+        for client, seats in silent.items():
+            if self._listener.send(client, wire.Pong(0)):
+                continue
+            for seat in seats:
+                if self._scheduler.pending(seat.session):
+                    self._client_gone(seat)
+                elif seat.left is None:
+                    seat.left = now
 
     def _fail(self, seat: Seat, code: FailureCode, reason: str, peer: str = "") -> None:
         log.info("session %s: %s", seat.session[:8], reason)
@@ -337,6 +407,7 @@ class Server:
 
     def _tidy(self) -> None:
         now = self._clock()
+        self._look_after_clients(now)
         for seat in self._seats.abandoned(now):
             self._fail(seat, "evicted", "nothing was heard of the session for too long")
         for peer, since in list(self._down_since.items()):
@@ -345,7 +416,7 @@ class Server:
         for peer in self._dialer.peers() - {(seat.next_hop or seat.route[0]).peer for seat in self._seats.all()}:
             self._dialer.hang_up(peer)
             self._down_since.pop(peer, None)
-        self._report(self._seats.free, len(self._seats))
+        self._report(self._seats.offer(now), len(self._seats))
 
     def _list_files(self, request: int, model: str, route: bytes) -> None:
         if model != self._model:
@@ -360,7 +431,17 @@ class Server:
             refused = wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request)
             self._listener.send(route, refused)
             return
-        with (self._folder / message.name).open("rb") as file:
-            file.seek(message.offset)
-            part = np.frombuffer(file.read(FILE_PART), np.uint8)
+        try:
+            file = self._mapped(message.name)
+        except (OSError, ValueError) as error:  # it is not there, or empty
+            reason = f"{message.name!r} cannot be read here: {error}"
+            self._listener.send(route, wire.Refused("unknown_file", reason, request=message.request))
+            return
+        part = file[message.offset : message.offset + FILE_PART]
         self._listener.send(route, wire.FilePart(message.request, message.offset), part)
+
+    def _mapped(self, name: str) -> Array:
+        """A file's bytes, the same memory each time: parts that a slow reader lets queue up cost nothing more."""
+        if name not in self._files:
+            self._files[name] = np.memmap(self._folder / name, np.uint8, "r")
+        return self._files[name]

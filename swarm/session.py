@@ -386,7 +386,7 @@ class Session:
     def _on_refused(self, peer: str, message: wire.Refused, now: float) -> list[Action]:
         if message.code == "too_long":
             return self._give_up(BadRequest(message.reason))
-        self._avoid[peer] = message.code
+        self._avoid[peer] = "busy" if message.code == "too_many" else message.code
         return self._again(message.reason, now)
 
     def _on_failed(self, peer: str, message: wire.Failed, now: float) -> list[Action]:
