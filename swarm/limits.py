@@ -6,7 +6,8 @@ Whoever would stay within its share gets in at the cost of owners that are over 
 were not used for a moment or that have been there for long. While somebody within its share waits, nobody over his gets
 more. A client whose session has to give way can replay it, here or elsewhere.
 
-Messages. Work that a session owes is never counted: it is bounded by the session's length. Everything else costs.
+Messages. Work that a session waits for is bounded by the session's length, and free; everything else costs. Whoever
+floods the server with anything at all is put out.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ WANTED_FOR = 3.0  # s for which a refusal for want of room is remembered; client
 MAX_WAITING = 1000  # owners of which that is remembered
 
 RATE, BURST = 200.0, 1000.0  # cost per second and at once, of one peer
+FLOOD_RATE, FLOOD_BURST = 10_000.0, 30_000.0  # messages per second and at once, work included
+BANNED_FOR = 10.0  # s
+
 COSTS: dict[type[wire.Message], float] = {wire.Open: 2.0, wire.ListFiles: 2.0, wire.ReadFile: 4.0}
 
 
@@ -118,3 +122,34 @@ class Messages:
     def wait(self, peer: str, message: wire.Message) -> float:
         """0: it may be answered. Otherwise the seconds to wait before the next one."""
         return self._limit.spend(peer, COSTS.get(type(message), 1.0))
+
+
+class Floods:
+    """Who says so much that it is not even read: its connection ends, and it is not let in again for a while.
+
+    ZeroMQ goes on receiving whether or not anybody reads, so what is refused politely would fill the memory.
+    """
+
+    def __init__(self, clock: Callable[[], float], rate: float = FLOOD_RATE, burst: float = FLOOD_BURST) -> None:
+        self._clock = clock
+        self._limit = RateLimit(rate, burst, clock)
+        self._banned: dict[str, float] = {}
+
+    def heard(self, peer: str) -> bool:
+        """A message has come; whether it should be read."""
+        if not self.admits(peer):
+            return False
+        if self._limit.spend(peer):
+            self._banned[peer] = self._clock() + BANNED_FOR
+            return False
+        return True
+
+    def admits(self, peer: str) -> bool:
+        """Whether the peer may connect. May be called from any thread."""
+        until = self._banned.get(peer)
+        if until is None:
+            return True
+        if self._clock() < until:
+            return False
+        self._banned.pop(peer, None)
+        return True

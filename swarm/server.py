@@ -30,7 +30,8 @@ FailureCode = Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost
 
 BATCH_TOKENS = 512
 POLL = 200  # ms
-MESSAGES = 256  # read between two batches, so that nobody keeps the server from computing by talking
+MESSAGES = 256  # answered between two batches, so that nobody keeps the server from computing by talking
+DROPPED = 5000  # messages of those who say too much, read and dropped between two batches
 HOUSEKEEPING = 1.0  # s
 LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
 FILE_PART = 1 << 20  # bytes
@@ -86,10 +87,14 @@ class Server:
 
     def turn(self) -> None:
         """Read what has come, within a limit, then compute one batch."""
-        for _ in range(MESSAGES):
-            if (received := self._listener.receive()) is None:
-                break
-            self._on_message(received)
+        answered = dropped = 0
+        while answered < MESSAGES and dropped < DROPPED and (received := self._listener.receive()) is not None:
+            if not self._is_owed(received) and (wait := self._messages.wait(received.peer, received.message)):
+                self._refuse_too_many(received, wait)
+                dropped += 1
+            else:
+                self._on_message(received)
+                answered += 1
         for event in self._dialer.collect():
             self._on_link(event)
         if works := self._take():
@@ -101,9 +106,6 @@ class Server:
     # --- messages ------------------------------------------------------------------------------------------------
 
     def _on_message(self, received: Received) -> None:
-        if not self._is_owed(received) and (wait := self._messages.wait(received.peer, received.message)):
-            self._refuse_too_many(received, wait)
-            return
         match received.message:
             case wire.Forward() as message:
                 self._forward(message, received.array, received.peer, received.route)
@@ -123,11 +125,12 @@ class Server:
                 log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
 
     def _is_owed(self, received: Received) -> bool:
-        """Whether it is work that belongs to a session, which is bounded by the session's length."""
+        """Whether it is work that a session waits for, which is bounded by the session's length."""
         message = received.message
         if not isinstance(message, wire.Forward) or (seat := self._seats.get(message.session)) is None:
             return False
-        return message.epoch == seat.epoch and seat.may_forward(received.peer)
+        new = message.rewind or message.position >= seat.accepted
+        return new and message.epoch == seat.epoch and seat.may_forward(received.peer)
 
     def _refuse_too_many(self, received: Received, wait: float) -> None:
         log.warning("%s says too much", received.peer[:8])

@@ -33,6 +33,7 @@ class Hostile:
     def __init__(self, context: Context, identity: Identity, peer: str, address: str) -> None:
         self._socket = context.socket(zmq.DEALER)
         self._socket.linger = 0
+        self._socket.rcvhwm = 0  # as in routing.links: libzmq must not stop reading
         self._socket.ipv6 = True
         self._socket.reconnect_ivl = 10  # an oversized frame costs the connection
         self._socket.curve_publickey = identity.public.encode()
@@ -42,18 +43,18 @@ class Hostile:
         self._asked = 1 << 20
         self.answers = 0
 
-    def say(self, frames: Frames) -> None:
-        """Raises: Hung: the target has taken nothing for `PATIENCE` seconds."""
+    def say(self, frames: Frames, patience: float = PATIENCE) -> None:
+        """Raises: Hung: the target has taken nothing for so many seconds."""
         while self._socket.poll(0):
             self._socket.recv_multipart()
             self.answers += 1
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + patience
         while not self._socket.poll(100, zmq.POLLOUT):
             while self._socket.poll(0):
                 self._socket.recv_multipart()
                 self.answers += 1
             if time.monotonic() > until:
-                raise Hung(f"nothing was taken for {PATIENCE:g} s")
+                raise Hung(f"nothing was taken for {patience:g} s")
         self._socket.send_multipart(frames or [b""])
 
     def wait_handled(self) -> None:

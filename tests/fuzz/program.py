@@ -15,6 +15,7 @@ from swarm import limits
 
 registry._BUILT_IN["toy"] = "tests.fuzz.toy_backend"
 if os.environ.get("FUZZ_UNLIMITED"):
+    limits.Floods = functools.partial(limits.Floods, rate=1e9, burst=1e9)  # type: ignore[assignment,misc]
     limits.Messages = functools.partial(limits.Messages, rate=1e9, burst=1e9)  # type: ignore[assignment,misc]
 
 if __name__ == "__main__":

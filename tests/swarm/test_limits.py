@@ -13,11 +13,13 @@ from backends import Span
 from routing import wire
 from swarm import limits
 from swarm.limits import (
+    BANNED_FOR,
     IDLE_AFTER,
     MAX_SESSIONS,
     RESTING_AFTER,
     SETTLED_AFTER,
     WANTED_FOR,
+    Floods,
     Messages,
     Waiting,
     giving_way,
@@ -119,6 +121,17 @@ def test_a_peer_that_says_too_much_is_made_to_wait_and_others_are_not() -> None:
     assert 0 < messages.wait("a", wire.ReadFile(1, "m", "f", 0)) <= 0.4
     now = 1.0
     assert messages.wait("a", wire.ReadFile(1, "m", "f", 0)) == 0
+
+
+def test_who_floods_is_put_out_for_a_while_and_nobody_else() -> None:
+    now = [0.0]
+    floods = Floods(lambda: now[0], rate=10, burst=20)
+    assert [floods.heard("a") for _ in range(25)] == [True] * 20 + [False] * 5
+    assert not floods.admits("a") and floods.admits("b") and floods.heard("b")
+    now[0] = BANNED_FOR - 1
+    assert not floods.heard("a")
+    now[0] = BANNED_FOR
+    assert floods.admits("a") and floods.heard("a")
 
 
 # --- the same by way of a server's seats ---------------------------------------------------------------------------
