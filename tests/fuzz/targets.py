@@ -58,7 +58,7 @@ class Target:
 
 
 @contextmanager
-def _directory(folder: Path) -> Iterator[tuple[Program, JoinToken]]:
+def started_directory(folder: Path) -> Iterator[tuple[Program, JoinToken]]:
     state = str(folder / "directory")
     program = Program(folder, "directory", "swarm", "directory", "--bind", "127.0.0.1:0", "--state-dir", state)
     try:
@@ -68,10 +68,13 @@ def _directory(folder: Path) -> Iterator[tuple[Program, JoinToken]]:
 
 
 @contextmanager
-def _server(folder: Path, token: JoinToken, **environment: str) -> Iterator[Program]:
-    """A server of the whole toy model."""
-    command = ("server", str(make_folder(folder)), "--backend", "toy", "--blocks", "0:6", "--kv-tokens", "4000")
-    program = Program(folder, "server", "tests.fuzz.program", *command, SWARM_JOIN=str(token), **environment)
+def started_server(
+    folder: Path, token: JoinToken, span: str = "0:6", kv_tokens: int = 4000, **environment: str
+) -> Iterator[Program]:
+    """A server of the toy model."""
+    command = ("server", str(make_folder(folder)), "--backend", "toy", "--blocks", span, "--kv-tokens", str(kv_tokens))
+    name = f"server-{span.replace(':', '-')}"
+    program = Program(folder, name, "tests.fuzz.program", *command, SWARM_JOIN=str(token), **environment)
     try:
         program.wait_for("ready")
         yield program
@@ -88,8 +91,8 @@ def server(folder: Path, seed: int, hostile: int = 2, unlimited: bool = True) ->
     """
     environment = {"FUZZ_UNLIMITED": "1"} if unlimited else {}
     with (
-        _directory(folder) as (_, token),
-        _server(folder, token, **environment) as program,
+        started_directory(folder) as (_, token),
+        started_server(folder, token, **environment) as program,
         SwarmClient(str(token)) as client,
     ):
         client.wait_complete(MODEL)
@@ -110,7 +113,7 @@ def server(folder: Path, seed: int, hostile: int = 2, unlimited: bool = True) ->
 @contextmanager
 def directory(folder: Path, seed: int, hostile: int = 2) -> Iterator[Target]:
     """`swarm-directory`; the good peer is a newcomer that sees the honest server as it has announced itself."""
-    with _directory(folder) as (program, token):
+    with started_directory(folder) as (program, token):
         honest = Identity.create()
         described = wire.Server(
             key=honest.public,
