@@ -7,9 +7,11 @@ that no peer can claim, and every message carries the sender's authenticated pub
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import zmq
@@ -74,7 +76,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 def _configure(socket: Socket, identity: Identity) -> None:
     socket.linger = 0
-    socket.sndhwm = socket.rcvhwm = HIGH_WATER
+    socket.sndhwm = HIGH_WATER
+    # libzmq 4.3.5 aborts the process (`!_io_error`) if it has stopped reading from a connection, because the queue was
+    # full, and that connection breaks: the next heartbeat is written to it. So it must never stop reading.
+    socket.rcvhwm = 0
     socket.maxmsgsize = wire.MAX_FRAME
     socket.heartbeat_ivl = HEARTBEAT
     socket.heartbeat_timeout = HEARTBEAT_TIMEOUT
@@ -86,11 +91,19 @@ def _configure(socket: Socket, identity: Identity) -> None:
 class Listener:
     """A ROUTER that only keys admitted by the context's `Gate` can connect to.
 
+    Args:
+        admits: whether a key that got in before still may speak. Nothing that another says is received, and its
+            connection ends. None: whoever got in may.
+
     Raises:
         LinkError: the address is taken or not one of this machine.
     """
 
-    def __init__(self, context: Context, bind: str, identity: Identity) -> None:
+    def __init__(
+        self, context: Context, bind: str, identity: Identity, admits: Callable[[str], bool] | None = None
+    ) -> None:
+        self._admits = admits
+        self._ended: deque[bytes] = deque(maxlen=1000)  # connections of which more may still be read
         host, port = split_address(bind)
         self.socket: Socket = context.socket(zmq.ROUTER)
         _configure(self.socket, identity)
@@ -117,6 +130,12 @@ class Listener:
             except zmq.Again:
                 return None
             peer = str(frames[0].get("User-Id")) if frames else ""
+            if self._admits is not None and not self._admits(peer):
+                if frames[0].bytes not in self._ended:
+                    self._ended.append(frames[0].bytes)
+                    log.info("ended a connection of %s, which is not admitted any longer", peer[:8])
+                    _cut(frames[0])
+                continue
             try:
                 message, array = wire.decode([frame.buffer for frame in frames[1:]])
             except wire.WireError as error:
@@ -136,6 +155,21 @@ class Listener:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def _cut(frame: zmq.Frame) -> None:
+    """End the connection that a frame came along. libzmq has no call for that, but tells its file descriptor.
+
+    By now the descriptor may be another connection's. One of the same machine is then cut and made anew; any other is
+    left alone.
+    """
+    with suppress(OSError):
+        connection = socket.socket(fileno=int(frame.get(zmq.SRCFD)))
+        try:
+            if connection.getpeername()[0] == frame.get("Peer-Address"):
+                connection.shutdown(socket.SHUT_RDWR)
+        finally:
+            connection.detach()
 
 
 _MONITORED = (
