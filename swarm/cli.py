@@ -80,6 +80,24 @@ join_option = click.option(
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log what happens in detail.")
 temperature_option = click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
 seed_option = click.option("--seed", type=click.IntRange(0), help="Makes a temperature above 0 repeatable.")
+private_option = click.option(
+    "--private", is_flag=True, help="Only servers that run from this SWARM_HOME may see text: the first and the last."
+)
+verify_option = click.option(
+    "--verify",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Have parts of each answer computed anew N times, each time with one server of the route replaced.",
+)
+patience_option = click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an answer waits for somebody to serve blocks that were lost.",
+)
 
 
 def new_tokens_option(default: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -179,19 +197,30 @@ def server(join_token: str | None, blocks: str | None, verbose: bool, **options:
 @new_tokens_option(128)
 @temperature_option
 @seed_option
+@private_option
+@verify_option
+@patience_option
 def client(
-    model: str, prompt: str | None, join_token: str | None, max_new_tokens: int, temperature: float, seed: int | None
+    model: str,
+    prompt: str | None,
+    join_token: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+    private: bool,
+    verify: int,
+    patience: float,
 ) -> None:
     """Continue PROMPT, or each line of standard input, as it stands (no chat template)."""
     from swarm import talk
 
-    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+    with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
         talk.pick_model(swarm, model)
         tokenizer = talk.tokenizer_of(swarm, model)
         options = talk.sampling_options(tokenizer, temperature, seed)
         for text in [prompt] if prompt is not None else map(str.rstrip, sys.stdin):
             if text:
-                talk.answer(swarm, model, tokenizer.encode(text), max_new_tokens, options)
+                talk.answer(swarm, model, tokenizer.encode(text), max_new_tokens, options, verify)
 
 
 @cli.command("run")
@@ -201,13 +230,24 @@ def client(
 @new_tokens_option(512)
 @temperature_option
 @seed_option
+@private_option
+@verify_option
+@patience_option
 def run(
-    model: str, prompt: str, join_token: str | None, max_new_tokens: int, temperature: float, seed: int | None
+    model: str,
+    prompt: str,
+    join_token: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+    private: bool,
+    verify: int,
+    patience: float,
 ) -> None:
     """Ask MODEL one question, through its chat template where it has one."""
     from swarm import talk
 
-    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+    with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
         talk.pick_model(swarm, model)
         tokenizer = talk.tokenizer_of(swarm, model)
         ids = (
@@ -215,7 +255,7 @@ def run(
             if tokenizer.has_chat_template
             else tokenizer.encode(prompt)
         )
-        talk.answer(swarm, model, ids, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed))
+        talk.answer(swarm, model, ids, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed), verify)
 
 
 @cli.command()
@@ -225,6 +265,9 @@ def run(
 @new_tokens_option(512)
 @temperature_option
 @seed_option
+@private_option
+@verify_option
+@patience_option
 def chat(
     model: str | None,
     join_token: str | None,
@@ -232,14 +275,17 @@ def chat(
     max_new_tokens: int,
     temperature: float,
     seed: int | None,
+    private: bool,
+    verify: int,
+    patience: float,
 ) -> None:
     """Talk to MODEL."""
     from swarm import talk
 
-    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+    with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
         served = talk.pick_model(swarm, model)
         tokenizer = talk.tokenizer_of(swarm, served.name)
-        talk.chat(swarm, served, system, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed))
+        talk.chat(swarm, served, system, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed), verify)
 
 
 @cli.command()
