@@ -235,6 +235,16 @@ class ClientSession:
             self._driver.close(self._id)
 
     @property
+    def route(self) -> tuple[wire.Hop, ...]:
+        """The servers that compute the session now, and their blocks; empty before its first use."""
+        return self._driver.state(self._id)[1]
+
+    @property
+    def epoch(self) -> int:
+        """How many times the session was opened: each change of its route makes it one more."""
+        return self._driver.state(self._id)[0]
+
+    @property
     def ids(self) -> list[int]:
         """The sequence up to `position`."""
         return self._ids[: self._position]

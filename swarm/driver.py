@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 import zmq
@@ -23,7 +24,7 @@ from backends.stage import Array, Output
 from routing import wire
 from routing.client import DirectoryClient
 from routing.links import Connected, Context, Dialer, Lost, Received, Socket
-from routing.routes import Bans, NoRoute, Query, plan
+from routing.routes import Bans, NoRoute, Query, repair
 from routing.security import Identity
 from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
 from swarm.sampling import Sampling
@@ -101,6 +102,11 @@ class Driver:
     def close(self, session: str) -> None:
         """End the session and free its KV caches."""
         self._do(lambda: self._close(session))
+
+    def state(self, session: str) -> tuple[int, tuple[wire.Hop, ...]]:
+        """Epoch and route of the session; nothing of one that is closed."""
+        known = self._sessions.get(session)
+        return (known[0].epoch, known[0].route) if known else (0, ())
 
     def call(
         self, server: wire.Server, request: Callable[[int], wire.Message]
@@ -208,11 +214,13 @@ class Driver:
         queue = deque(actions)
         while queue:
             match queue.popleft():
+                case Send(hop, wire.Close()) if hop.peer not in self._dialer:
+                    pass
                 case Send(hop, message, array):
                     self._dialer.dial(hop.peer, hop.addresses)
                     self._dialer.send(hop.peer, message, array)
-                case Plan(avoid):
-                    queue.extend(self._plan(session, avoid))
+                case Plan(avoid, keep):
+                    queue.extend(self._plan(session, avoid, keep))
                 case Ban(peer):
                     self._bans.ban(peer, self._clock())
                     known = self._directory.view.servers.get(peer)
@@ -230,7 +238,7 @@ class Driver:
             self._sessions[session.id] = session, None
         known[1](item)
 
-    def _plan(self, session: Session, avoid: frozenset[str]) -> list[Action]:
+    def _plan(self, session: Session, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
         now = self._clock()
         servers = {server.key: server for server in self._directory.view.serving(session.model)}
         for key, instance in list(self._banned.items()):
@@ -241,20 +249,15 @@ class Driver:
             # What this session has reserved there is no obstacle to it.
             room = servers[key].kv_free + session.max_length
             servers[key] = msgspec.structs.replace(servers[key], kv_free=room)
-        query = Query(
-            session.model,
-            session.max_length,
-            self._round_trip,
-            self._bans.active(now),
-            avoid,
-            now,
-            seed=int(session.id[:8], 16),
-        )
-        try:
-            blocks = next(iter(servers.values())).blocks if servers else 1
-            return session.routed(plan(servers.values(), blocks, query), now)
-        except NoRoute as refusal:
-            return session.no_route(_explained(refusal), now)
+        query = Query(session.model, session.max_length, self._round_trip, {}, avoid, now, seed=int(session.id[:8], 16))
+        blocks = next(iter(servers.values())).blocks if servers else 1
+        # Best with what the survivors have cached; and rather by a server that failed a moment ago than not at all.
+        for bans, kept in itertools.product((self._bans.active(now), {}), dict.fromkeys((keep, ()))):
+            try:
+                return session.routed(repair(servers.values(), blocks, replace(query, bans=bans), kept), now)
+            except NoRoute as refusal:
+                explained = _explained(refusal)
+        return session.no_route(explained, now)
 
     def _round_trip(self, one: str | None, other: str) -> float:
         """Seconds between the client and a server; nothing is known of the way between two servers."""

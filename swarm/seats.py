@@ -41,6 +41,10 @@ class Seat:
         history: the sequence as far as the tail of a ring must look back at it.
         opened: when the session came.
         left: when the client's connection was found gone; None: it is there.
+        pushed: the next hop needs outputs from this position on.
+        starts: to be sent along with the next push.
+        resend: outputs of this range are pushed again before anything else.
+        failed: nothing more is computed in this epoch; the cache waits for the next one.
     """
 
     session: str
@@ -57,6 +61,10 @@ class Seat:
     history: list[int] = field(default_factory=list)
     opened: float = 0.0
     left: float | None = None
+    pushed: int = 0
+    starts: tuple[int, ...] = ()
+    resend: tuple[int, int] | None = None
+    failed: bool = False
 
     @property
     def span(self) -> Span:
@@ -72,6 +80,10 @@ class Seat:
         if self.hop > 0:
             return sender == self.route[self.hop - 1].peer
         return sender in (self.owner, self.route[-1].peer)
+
+    def fits(self, message: wire.Forward) -> bool:
+        """Whether the starts of all hops are ones that this hop can go by."""
+        return len(message.starts) == len(self.route) and message.starts[self.hop] == message.position
 
     def may_close(self, sender: str) -> bool:
         return sender == self.owner or any(hop.peer == sender for hop in self.route)

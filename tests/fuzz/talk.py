@@ -42,7 +42,7 @@ class ServerTalk:
         return self._random.randbytes(16).hex()
 
     def _session(self) -> list[Frames]:
-        """Open it, prefill, go on, rewind, close it (not always)."""
+        """Open it, prefill, go on, go back, close it (not always)."""
         choose = self._random.choice
         session = choose(self._sessions) if self._random.random() < 0.7 else self._id()
         epoch = self._random.randrange(0, 1 << 20)
@@ -59,8 +59,10 @@ class ServerTalk:
         for _ in range(self._random.randrange(1, 5)):
             count = choose((1, 1, 2, 9))
             output = choose(("logits", "hidden"))
-            message = wire.Forward(session, epoch, at, choose((0, 1, count)), output, choose((0, 1)) == 1)
+            starts = choose(((), tuple(choose((at, at, 0)) for _ in route)))
+            message = wire.Forward(session, epoch, at, choose((0, 1, count)), output, starts, choose((0, 1)) == 1)
             said.append(say(message, self._inputs(start, count)))
+            said.append(say(wire.Probe(session, epoch)))
             at = at + count if self._random.random() < 0.8 else max(at - 1, 0)
         if self._random.random() < 0.7:
             said.append(say(wire.Close(session)))
@@ -99,6 +101,8 @@ class ServerTalk:
         offset = self._random.choice((0, 1, 1 << 40, (1 << 62) - 1))
         said = [
             say(wire.Ping(7)),
+            say(wire.Credit(1 << 40)),
+            say(wire.Leaving(self._id(), 1)),
             say(wire.ListFiles(1, MODEL)),
             say(wire.ReadFile(2, MODEL, self._random.choice(names), offset)),
             say(wire.Done(3)),

@@ -166,7 +166,7 @@ def test_a_recorded_session_said_again_byte_by_byte_changes_nothing(started: Dir
         assert victim.dialer.send(key, opening(target))
         assert isinstance(victim.next(wire.Opened, wire.Refused), wire.Opened)
         ids = np.array(PROMPT, np.int32)
-        victim.dialer.send(key, wire.Forward(SESSION, 1, 0, 1, rewind=True), ids)
+        victim.dialer.send(key, wire.Forward(SESSION, 1, 0, 1, starts=(0,)), ids)
         assert victim.next(wire.Result, wire.Failed).position == len(PROMPT) - 1
         victim.dialer.send(key, wire.Close(SESSION))
         target.wait(lambda: target.sessions == 0)
@@ -194,13 +194,13 @@ def test_another_members_session_cannot_be_taken_fed_or_closed(started: Director
         generation = wire.Generation(len(PROMPT), 64, wire.Sampling())
         victim.dialer.send(key, opening(target, generation=generation))
         assert isinstance(victim.next(wire.Opened, wire.Refused), wire.Opened)
-        victim.dialer.send(key, wire.Forward(SESSION, 1, 0, 1, rewind=True), np.array(PROMPT, np.int32))
+        victim.dialer.send(key, wire.Forward(SESSION, 1, 0, 1, starts=(0,)), np.array(PROMPT, np.int32))
         tokens = []
         while len(tokens) < 64 - len(PROMPT):
             number = len(tokens)
             mallory.dialer.send(key, opening(target, epoch=5 + number))
             mallory.dialer.send(
-                key, wire.Forward(SESSION, 1, number, 1, rewind=number % 2 == 0), np.array([1], np.int32)
+                key, wire.Forward(SESSION, 1, number, 1, starts=(number,) * (number % 2)), np.array([1], np.int32)
             )
             mallory.dialer.send(key, wire.Close(SESSION))
             assert mallory.next(wire.Refused, wire.Opened).code in ("not_yours", "too_many")
