@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from routing import wire
 from routing.paths import Reach, shortest
 
@@ -58,6 +60,7 @@ class Query:
         avoid: servers not to be used for this session.
         now: the clock of `bans`.
         fingerprint: digests of files of the model that the client holds; servers that disagree are left out.
+        ends: the only servers that may hold the first and the last block, where tokens are seen; None: any.
         seed: which of several equal routes is taken, so that sessions spread; None: always the same.
     """
 
@@ -69,6 +72,7 @@ class Query:
     now: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
+    ends: frozenset[str] | None = None
 
 
 def coverage(servers: Iterable[wire.Server], blocks: int) -> list[int]:
@@ -168,6 +172,12 @@ def _usable(servers: Iterable[wire.Server], blocks: int, query: Query, span: tup
         for s in servers
         if s.model == query.model and s.blocks == blocks and s.end <= blocks and s.start < span[1] and span[0] < s.end
     ]
+    if query.ends is not None and not (gaps := _uncovered(known, span)):
+        known = [s if s.key in query.ends else _inner(s) for s in known]
+        known = [s for s in known if s.start < s.end]
+        if gaps := _uncovered(known, span):
+            text = f"no server of your own has {_blocks(gaps)} of {query.model!r}"
+            raise NoRoute("private", f"{text}: start one that does, or do not ask for privacy", gaps)
     gaps = _uncovered(known, span)
     if gaps == ((0, blocks),):
         raise NoRoute("unserved", f"no server of the swarm has {query.model!r}", gaps)
@@ -201,6 +211,11 @@ def _usable(servers: Iterable[wire.Server], blocks: int, query: Query, span: tup
         text = f"the only servers of {_blocks(gaps)} of {query.model!r} failed a moment ago"
         raise NoRoute("failed", f"{text}: try again in {max(math.ceil(wait), 1)} s", gaps, wait)
     return trusted
+
+
+def _inner(server: wire.Server) -> wire.Server:
+    """Without the first and the last block of the model."""
+    return msgspec.structs.replace(server, start=max(server.start, 1), end=min(server.end, server.blocks - 1))
 
 
 def _uncovered(servers: Sequence[wire.Server], span: tuple[int, int]) -> Spans:

@@ -26,9 +26,10 @@ from routing.client import DirectoryClient
 from routing.links import Connected, Context, Dialer, Lost, Received, Socket
 from routing.routes import Bans, NoRoute, Query, repair
 from routing.security import Identity
+from swarm.actions import Action, Ban, Done, Emit, Plan, Praise, Send
 from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
 from swarm.sampling import Sampling
-from swarm.session import Action, Ban, Done, Emit, Plan, Praise, Send, Session
+from swarm.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,17 @@ class Driver:
         directory: DirectoryClient,
         identity: Identity,
         *,
+        patience: float = 30.0,
+        ends: frozenset[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            patience: seconds that a session waits for a server of blocks that it has lost.
+            ends: the only servers that may see tokens; None: any.
+        """
+        self._patience = patience
+        self._ends = ends
         self._directory = directory
         self._clock = clock
         self._context: Context = zmq.Context()
@@ -82,9 +92,17 @@ class Driver:
 
     # --- from any thread ---------------------------------------------------------------------------------------------
 
-    def open(self, model: str, max_length: int) -> str:
-        """A new session's id. Nothing is sent until it is used."""
-        session = Session(secrets.token_hex(16), model, max_length)
+    def open(
+        self, model: str, max_length: int, through: Sequence[wire.Hop] = (), without: frozenset[str] = frozenset()
+    ) -> str:
+        """A new session's id. Nothing is sent until it is used.
+
+        Args:
+            through: hops that its first route is to have.
+            without: servers that it never uses.
+        """
+        session = Session(secrets.token_hex(16), model, max_length, self._patience)
+        session.through, session.without = tuple(through), without
         self._do(lambda: self._sessions.update({session.id: (session, None)}))
         return session.id
 
@@ -92,8 +110,16 @@ class Driver:
         """Continue `ids`; `sink` is called in the driver's thread with each item, and with `Done` once, last."""
         self._start(session, sink, lambda s: s.generate(ids, new, sampling, self._clock()))
 
-    def step(self, session: str, ids: Sequence[int], position: int, output: Output, sink: Sink) -> None:
-        self._start(session, sink, lambda s: s.step(ids, position, output, self._clock()))
+    def step(
+        self,
+        session: str,
+        ids: Sequence[int],
+        position: int,
+        output: Output,
+        sink: Sink,
+        outputs: int | None = None,
+    ) -> None:
+        self._start(session, sink, lambda s: s.step(ids, position, output, self._clock(), outputs))
 
     def cancel(self, session: str) -> None:
         """Stop what the session does; its sink hears no more."""
@@ -249,7 +275,16 @@ class Driver:
             # What this session has reserved there is no obstacle to it.
             room = servers[key].kv_free + session.max_length
             servers[key] = msgspec.structs.replace(servers[key], kv_free=room)
-        query = Query(session.model, session.max_length, self._round_trip, {}, avoid, now, seed=int(session.id[:8], 16))
+        query = Query(
+            session.model,
+            session.max_length,
+            self._round_trip,
+            {},
+            avoid,
+            now,
+            seed=int(session.id[:8], 16),
+            ends=self._ends,
+        )
         blocks = next(iter(servers.values())).blocks if servers else 1
         # Best with what the survivors have cached; and rather by a server that failed a moment ago than not at all.
         for bans, kept in itertools.product((self._bans.active(now), {}), dict.fromkeys((keep, ()))):

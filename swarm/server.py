@@ -20,12 +20,12 @@ from backends import BackendError, Stage
 from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
+from swarm.files import Files
 from swarm.limits import Messages
 from swarm.outputs import Outputs
 from swarm.sampling import looks_back, pick
 from swarm.scheduler import Scheduler, Work, pack
 from swarm.seats import Refusal, Seat, Seats
-from swarm.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ WINDOW = 32 << 20  # bytes of activations that may be on the way to one hop, or 
 OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
 HOUSEKEEPING = 1.0  # s
 LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
-FILE_PART = 1 << 20  # bytes
 
 
 class Server:
@@ -73,14 +72,12 @@ class Server:
         self._listener = listener
         self._dialer = dialer
         self._key = key
-        self._model = model
-        self._folder = folder
+        self._files = Files(model, folder)
         self._report = report
         self._clock = clock
         self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
         self._messages = Messages(clock)
-        self._files: dict[str, Array] = {}
         self._outputs = Outputs(outputs)
         self._window: Counter[str] = Counter()  # bytes on the way to each next hop
         self._leaving = False
@@ -163,10 +160,8 @@ class Server:
                 self._probe(session, epoch, received)
             case wire.Ping(request):
                 self._listener.send(received.route, wire.Pong(request))
-            case wire.ListFiles(request, model):
-                self._list_files(request, model, received.route)
-            case wire.ReadFile() as message:
-                self._read_file(message, received.route)
+            case wire.ListFiles() | wire.ReadFile() as message:
+                self._listener.send(received.route, *self._files.answer(message))
             case other:
                 log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
 
@@ -571,31 +566,3 @@ class Server:
             self._down_since.pop(peer, None)
             del self._window[peer]
         self._report(self._seats.offer(now), len(self._seats))
-
-    def _list_files(self, request: int, model: str, route: bytes) -> None:
-        if model != self._model:
-            self._listener.send(route, wire.Refused("unknown_model", f"{model!r} is not served here", request=request))
-            return
-        files = {name: self._folder / name for name in TOKENIZER_FILES}
-        sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
-        self._listener.send(route, wire.Files(request, sizes))
-
-    def _read_file(self, message: wire.ReadFile, route: bytes) -> None:
-        if message.model != self._model or message.name not in TOKENIZER_FILES:
-            refused = wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request)
-            self._listener.send(route, refused)
-            return
-        try:
-            file = self._mapped(message.name)
-        except (OSError, ValueError) as error:  # it is not there, or empty
-            reason = f"{message.name!r} cannot be read here: {error}"
-            self._listener.send(route, wire.Refused("unknown_file", reason, request=message.request))
-            return
-        part = file[message.offset : message.offset + FILE_PART]
-        self._listener.send(route, wire.FilePart(message.request, message.offset), part)
-
-    def _mapped(self, name: str) -> Array:
-        """A file's bytes, the same memory each time: parts that a slow reader lets queue up cost nothing more."""
-        if name not in self._files:
-            self._files[name] = np.memmap(self._folder / name, np.uint8, "r")
-        return self._files[name]

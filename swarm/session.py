@@ -5,8 +5,7 @@ driver (`swarm.driver`) carries them out. The client keeps every token id of the
 start a newer epoch on another route and replay: hops that survived keep their KV cache up to the last token that the
 client has, and newcomers are fed by the hop before them, or from the token ids (`swarm.replay`).
 
-A hop is lost when its connection breaks, or when it does not answer a probe in time. Probes are sent when nothing has
-come for a while, and are answered by the thread that computes, so one that is slow is told from one that hangs.
+A hop is lost when its connection breaks, or when it does not answer in time (`swarm.pulse`).
 """
 
 from __future__ import annotations
@@ -22,7 +21,9 @@ from backends.stage import Array, Output
 from routing import wire
 from routing.links import LossReason
 from swarm import replay
+from swarm.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
 from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
+from swarm.pulse import Probe, Pulse, Silent, Stalled
 from swarm.sampling import Sampling, looks_back
 
 OPEN_TIMEOUT = 10.0  # s for a hop to answer that a session is open
@@ -32,74 +33,7 @@ LONGEST_PAUSE = 4.0  # s, when one attempt after the other fails
 REFUSALS = 15  # refused handshakes in a row until a server is taken for lost
 HASTY = 3  # failures in a row after which the next attempt waits
 MAX_FAILURES = 8  # without any progress in between, and never before the session's patience is over
-QUIET = 1.0  # s without news until the hops are probed, or 4 of the session's usual intervals
-HANG = 5.0  # s without an answer until a hop that has worked before is lost, or 8 usual intervals
-HANG_AT_FIRST = 20.0  # s for a hop that has not yet shown how fast it is
-PROBE_PAUSE = 1.0  # s between two rounds of probes
-STALL = 30.0  # s that all hops wait for work, though one of them should have some, until the session is opened anew
-SMOOTHING = 0.2  # weight of the newest interval
 MOVE_PAUSE = 1.0  # s between two looks for another place than a server that leaves
-
-
-@dataclass(frozen=True)
-class Send:
-    hop: wire.Hop
-    message: wire.Message
-    array: Array | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Find a route for the session without the servers in `avoid`; answer with `routed` or `no_route`.
-
-    If it can be, the hops in `keep`, which have parts of the session cached, stay as they are.
-    """
-
-    avoid: frozenset[str]
-    keep: tuple[wire.Hop, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ban:
-    """The peer failed; routes of other sessions should avoid it for a while too."""
-
-    peer: str
-
-
-@dataclass(frozen=True)
-class Praise:
-    """The peer answered as it should."""
-
-    peer: str
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something that the user may want to know and need not act upon, e.g. that a server was replaced."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """`[tokens, vocab]` float32 logits or `[tokens, hidden]` hidden states of a step."""
-
-    array: Array
-
-
-@dataclass(frozen=True)
-class Emit:
-    item: wire.Token | Notice | StepOutput
-
-
-@dataclass(frozen=True)
-class Done:
-    """The generation or step has ended; with `error`, by failing. The session can be used again."""
-
-    error: SwarmError | None = None
-
-
-Action = Send | Plan | Ban | Praise | Emit | Done
 
 
 class Phase(Enum):
@@ -122,6 +56,7 @@ class Step:
     position: int
     ids: tuple[int, ...]
     output: Output
+    outputs: int
 
 
 @dataclass
@@ -133,6 +68,8 @@ class Session:
         ids: the whole sequence as far as the client knows it.
         patience: s to wait for a route when a hop was lost on the way.
         busy_patience: s to wait for room on servers that are full.
+        through: hops that the first route is to have.
+        without: servers that are never used.
     """
 
     id: str
@@ -141,6 +78,8 @@ class Session:
     patience: float = 30.0
     busy_patience: float = 10.0
     ids: list[int] = field(default_factory=list)
+    through: tuple[wire.Hop, ...] = ()
+    without: frozenset[str] = frozenset()
     route: tuple[wire.Hop, ...] = ()
     epoch: int = 0
     phase: Phase = Phase.IDLE
@@ -163,12 +102,7 @@ class Session:
     _started: bool = False  # some hop has opened the session once
     _retry_at: float = 0.0
     _noticed: set[str] = field(default_factory=set)
-    _news: float = 0.0  # when there was progress, or the session began to run
-    _interval: float = 0.0  # s between two tokens, averaged
-    _proven: set[str] = field(default_factory=set)  # hops that took part in progress
-    _probed: float | None = None  # when the round of probes that is under way was sent
-    _alive: dict[str, wire.Alive] = field(default_factory=dict)
-    _stalled: tuple[float, dict[str, wire.Alive]] = (0.0, {})  # since when all hops have said the same
+    _pulse: Pulse = field(default_factory=Pulse)
     _leaving: set[str] = field(default_factory=set)  # servers that have asked the session to go
     _moving: bool = False  # a Plan is under way while the session runs
     _move_at: float = 0.0
@@ -197,8 +131,13 @@ class Session:
         self.ids = list(ids)
         return self._pursue(Generate(len(ids), end, sampling), now)
 
-    def step(self, ids: Sequence[int], position: int, output: Output, now: float) -> list[Action]:
+    def step(
+        self, ids: Sequence[int], position: int, output: Output, now: float, outputs: int | None = None
+    ) -> list[Action]:
         """Compute `ids` at `position`, which may lie before the end of what the session holds.
+
+        Args:
+            outputs: for how many of the last ids an output is wanted; None: for all.
 
         Raises:
             BadRequest: no ids, no room for them, or a position that leaves a hole.
@@ -215,7 +154,7 @@ class Session:
             )
         self.ids[position:] = ids
         self._valid = min(self._valid, position)
-        goal = Step(position, tuple(ids), output)
+        goal = Step(position, tuple(ids), output, len(ids) if outputs is None else min(outputs, len(ids)))
         if self._stepping:
             self._goal = goal
             return self._run((position,) * len(self.route), now)
@@ -291,7 +230,7 @@ class Session:
             case wire.Opened() if self.phase is Phase.OPENING:
                 return self._on_opened(peer, message, now)
             case wire.Alive():
-                self._alive[peer] = message
+                self._pulse.answered(peer, message)
             case wire.Leaving():
                 return self._on_leaving(peer, now)
             case wire.Refused() if self.phase is Phase.OPENING:
@@ -344,24 +283,13 @@ class Session:
 
     def _watch(self, now: float) -> list[Action]:
         """Find out who hangs when nothing comes."""
-        if self._probed is None:
-            if now - self._news < max(QUIET, 4 * self._interval):
-                return []
-            self._probed, self._alive = now, {}
-            return [Send(hop, wire.Probe(self.id, self.epoch)) for hop in self.route]
-        silent = {hop.peer for hop in self.route} - self._alive.keys()
-        if silent:
-            patience = max(HANG, 8 * self._interval) if silent <= self._proven else HANG_AT_FIRST
-            if now - self._probed < patience:
-                return []
-            return self._recover(silent, f"no answer for {patience:.0f} s", now)
-        if now - self._probed < PROBE_PAUSE:
-            return []
-        self._probed = None
-        if self._alive != self._stalled[1] or any(alive.accepted > alive.computed for alive in self._alive.values()):
-            self._stalled = now, self._alive
-        elif now - self._stalled[0] >= STALL:
-            return self._again("the work got lost on the way", now, same_route=True)
+        match self._pulse.check({hop.peer for hop in self.route}, now):
+            case Probe():
+                return [Send(hop, wire.Probe(self.id, self.epoch)) for hop in self.route]
+            case Silent(peers, seconds):
+                return self._recover(set(peers), f"no answer for {seconds:.0f} s", now)
+            case Stalled():
+                return self._again("work got lost on the way", now, same_route=True)
         return []
 
     def _on_leaving(self, peer: str, now: float) -> list[Action]:
@@ -382,7 +310,7 @@ class Session:
         self._move_at = now + MOVE_PAUSE
         self._moving = True
         keep = tuple(hop for hop in self.route if hop.peer not in leaving)
-        return [*self._notice("leaving", "a server leaves; moving to another"), Plan(frozenset(leaving), keep)]
+        return [*self._notice("leaving", "a server leaves; moving to another"), Plan(self.without | leaving, keep)]
 
     # --- steps on the way --------------------------------------------------------------------------------------------
 
@@ -401,9 +329,10 @@ class Session:
     def _plan(self) -> list[Action]:
         self.phase = Phase.PLANNING
         unfit = self._avoid.keys() | self._gone | self._leaving
-        fit = [hop for peer, hop in self._holders.items() if peer not in unfit]
+        wanted = self._holders if self._started else {hop.peer: hop for hop in self.through}
+        fit = [hop for peer, hop in wanted.items() if peer not in unfit]
         keep = tuple(sorted(fit, key=lambda hop: hop.start))
-        return [Plan(frozenset(self._avoid.keys() | self._leaving), keep)]
+        return [Plan(self.without | self._avoid.keys() | self._leaving, keep)]
 
     def _open(self, now: float) -> list[Action]:
         self.phase = Phase.OPENING
@@ -438,12 +367,12 @@ class Session:
         """Send the head what it lacks."""
         self.phase = Phase.RUNNING
         self._deadline = now + PROGRESS_TIMEOUT
-        self._news, self._probed, self._stalled = now, None, (now, {})
+        self._pulse.begin(now)
         self._gone.clear()
         self._parts = []
         self._valid = len(self.ids)
         output: Output
-        outputs, output = (len(self._goal.ids), self._goal.output) if isinstance(self._goal, Step) else (1, "logits")
+        outputs, output = (self._goal.outputs, self._goal.output) if isinstance(self._goal, Step) else (1, "logits")
         message = wire.Forward(self.id, self.epoch, starts[0], outputs, output, starts)
         return [Send(self.route[0], message, np.array(self.ids[starts[0] :], np.int32))]
 
@@ -471,14 +400,7 @@ class Session:
 
     def _progress(self, now: float) -> None:
         self._deadline = now + PROGRESS_TIMEOUT
-        peers = {hop.peer for hop in self.route}
-        if peers <= self._proven:
-            interval = now - self._news
-            self._interval = (
-                interval if not self._interval else self._interval + SMOOTHING * (interval - self._interval)
-            )
-        self._proven |= peers
-        self._news, self._probed = now, None
+        self._pulse.progress({hop.peer for hop in self.route}, now)
         self._trouble_since, self._failures = None, 0
         self._noticed.clear()
 
@@ -508,7 +430,7 @@ class Session:
         names = ", ".join(f"{hop.start}:{hop.end}" for hop in self.route if hop.peer in peers)
         self._avoid.update(dict.fromkeys(peers, "lost"))
         self._gone |= peers
-        self._proven -= peers
+        self._pulse.forget(peers)
         bans: list[Action] = [Ban(peer) for peer in sorted(peers) if ban]
         text = f"the server of blocks {names} was lost ({reason}); looking for another"
         return [*bans, *self._notice(names, text), *self._again(reason, now)]

@@ -13,10 +13,11 @@ from pathlib import Path
 from backends import Span
 from routing import wire
 from routing.links import Connected, LinkEvent, Lost, Received
+from swarm.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
 from swarm.errors import SwarmError, Unavailable
 from swarm.sampling import Sampling
 from swarm.server import Server
-from swarm.session import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, Session, StepOutput
+from swarm.session import Session
 from tests.swarm.toy import BLOCKS, ToyStage
 
 TICK = 0.01  # s of simulated time per turn of everybody
