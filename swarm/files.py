@@ -23,7 +23,7 @@ class Files:
     def __init__(self, model: str, folder: Path) -> None:
         self._model = model
         self._folder = folder
-        self._mapped: dict[str, Array] = {}
+        self._known: dict[str, Array] = {}
 
     def answer(self, message: wire.ListFiles | wire.ReadFile) -> tuple[wire.Message, Array | None]:
         """Nothing but the files that are listed can be read."""
@@ -34,14 +34,14 @@ class Files:
         if isinstance(message, wire.ListFiles):
             sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
             return wire.Files(message.request, sizes), None
-        if message.name not in paths or not paths[message.name].is_file():
+        path = paths.get(message.name)
+        if path is None or not path.is_file() or not path.stat().st_size:
             return wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request), None
-        part = self._map(paths[message.name])[message.offset : message.offset + PART]
+        part = self._mapped(message.name)[message.offset : message.offset + PART]
         return wire.FilePart(message.request, message.offset), part
 
-    def _map(self, path: Path) -> Array:
-        """A file's bytes, the same memory each time: parts that queue up for a slow reader take no more of it."""
-        if path.name not in self._mapped:
-            empty = path.stat().st_size == 0  # which cannot be mapped
-            self._mapped[path.name] = np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
-        return self._mapped[path.name]
+    def _mapped(self, name: str) -> Array:
+        """A file's bytes, the same memory each time: parts that a slow reader lets queue up cost nothing more."""
+        if name not in self._known:
+            self._known[name] = np.memmap(self._folder / name, np.uint8, "r")
+        return self._known[name]

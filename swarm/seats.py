@@ -39,12 +39,12 @@ class Seat:
         accepted: tokens of the sequence that were taken in, computed or not; the next message starts here.
         computed: tokens in the KV cache.
         history: the sequence as far as the tail of a ring must look back at it.
-        opened: when the session came.
-        left: when the client's connection was found gone; None: it is there.
         pushed: the next hop needs outputs from this position on.
         starts: to be sent along with the next push.
         resend: outputs of this range are pushed again before anything else.
         failed: nothing more is computed in this epoch; the cache waits for the next one.
+        opened: when the session came.
+        left: when the client's connection was found gone; None: it is there.
     """
 
     session: str
@@ -59,12 +59,12 @@ class Seat:
     accepted: int = 0
     computed: int = 0
     history: list[int] = field(default_factory=list)
-    opened: float = 0.0
-    left: float | None = None
     pushed: int = 0
     starts: tuple[int, ...] = ()
     resend: tuple[int, int] | None = None
     failed: bool = False
+    opened: float = 0.0
+    left: float | None = None
 
     @property
     def span(self) -> Span:

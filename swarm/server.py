@@ -33,11 +33,11 @@ FailureCode = Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost
 
 BATCH_TOKENS = 512
 POLL = 200  # ms
-MESSAGES = 256  # answered between two batches, so that nobody keeps the server from computing by talking
-DROPPED = 5000  # messages of those who say too much, read and dropped between two batches
 COUNTED = 64 << 10  # bytes of a message from which on it counts for the window
 WINDOW = 32 << 20  # bytes of activations that may be on the way to one hop, or wait there
 OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
+MESSAGES = 256  # answered between two batches, so that nobody keeps the server from computing by talking
+DROPPED = 5000  # messages of those who say too much, read and dropped between two batches
 HOUSEKEEPING = 1.0  # s
 LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
 
@@ -77,11 +77,11 @@ class Server:
         self._clock = clock
         self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
-        self._messages = Messages(clock)
         self._outputs = Outputs(outputs)
         self._window: Counter[str] = Counter()  # bytes on the way to each next hop
         self._leaving = False
         self._idle = True  # nothing that is pending can be computed before something comes in
+        self._messages = Messages(clock)
         self._down_since: dict[str, float] = {}
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
@@ -117,7 +117,7 @@ class Server:
     def leave(self) -> None:
         """From now on take no new session, and ask those that are here to go."""
         self._leaving = True
-        self._report(self._seats.offer(self._clock()), len(self._seats))
+        self._report(self._seats.free, len(self._seats))
         for seat in self._seats.all():
             self._listener.send(seat.client, wire.Leaving(seat.session, seat.epoch))
 
@@ -170,12 +170,10 @@ class Server:
         message, array = received.message, received.array
         if not isinstance(message, wire.Forward) or (seat := self._seats.get(message.session)) is None:
             return False
+        if message.epoch != seat.epoch or not seat.may_forward(received.peer):
+            return False
         end = message.position + (len(array) if array is not None and array.ndim else 0)
-        return (
-            message.epoch == seat.epoch
-            and seat.may_forward(received.peer)
-            and (end > seat.accepted or bool(message.starts))
-        )
+        return bool(message.starts) or end > seat.accepted
 
     def _refuse_too_many(self, received: Received, wait: float) -> None:
         log.warning("%s says too much", received.peer[:8])
@@ -240,7 +238,7 @@ class Server:
         if seat is None or seat.owner != received.peer or seat.epoch < epoch or seat.failed:
             self._listener.send(received.route, wire.Failed(session, epoch, "gap", "the session does not run here"))
         elif seat.epoch == epoch:
-            seat.client, seat.left = received.route, None
+            seat.client = received.route
             self._listener.send(received.route, wire.Alive(session, epoch, seat.accepted, seat.computed))
 
     def _forward(self, message: wire.Forward, array: Array | None, sender: str, route: bytes) -> bool:

@@ -59,8 +59,8 @@ class ServerTalk:
         for _ in range(self._random.randrange(1, 5)):
             count = choose((1, 1, 2, 9))
             output = choose(("logits", "hidden"))
-            starts = choose(((), tuple(choose((at, at, 0)) for _ in route)))
-            message = wire.Forward(session, epoch, at, choose((0, 1, count)), output, starts, choose((0, 1)) == 1)
+            starts = choose(((), (at,) * len(route), tuple(self._random.randrange(at + 2) for _ in route)))
+            message = wire.Forward(session, epoch, at, choose((0, 1, count)), output, starts)
             said.append(say(message, self._inputs(start, count)))
             said.append(say(wire.Probe(session, epoch)))
             at = at + count if self._random.random() < 0.8 else max(at - 1, 0)

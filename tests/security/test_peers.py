@@ -200,7 +200,9 @@ def test_another_members_session_cannot_be_taken_fed_or_closed(started: Director
             number = len(tokens)
             mallory.dialer.send(key, opening(target, epoch=5 + number))
             mallory.dialer.send(
-                key, wire.Forward(SESSION, 1, number, 1, starts=(number,) * (number % 2)), np.array([1], np.int32)
+                key,
+                wire.Forward(SESSION, 1, number, 1, starts=(number,) if number % 2 == 0 else ()),
+                np.array([1], np.int32),
             )
             mallory.dialer.send(key, wire.Close(SESSION))
             assert mallory.next(wire.Refused, wire.Opened).code in ("not_yours", "too_many")
