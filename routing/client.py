@@ -21,7 +21,7 @@ import zmq
 from routing import wire
 from routing.errors import DirectoryError
 from routing.links import CONNECT_TIMEOUT, Context, Socket
-from routing.membership import TTL, Answer, Membership
+from routing.membership import TTL, Announcement, Answer, Membership, announcement
 from routing.security import Identity, JoinToken, SecurityError
 from routing.view import View
 
@@ -161,14 +161,14 @@ class DirectoryClient:
             case answer:
                 raise DirectoryError(f"the directory answered a placement with {type(answer).__name__}: update it")
 
-    def announce(self, server: wire.Server) -> None:
-        """Tell everybody what this server serves, and go on doing so until `withdraw`.
+    def announce(self, server: wire.Server | wire.Router) -> None:
+        """Tell everybody of this server or router, and go on doing so until `withdraw`.
 
         Raises:
             DirectoryError: the directory says no, or nothing. What was announced before stays.
         """
         _check(server)
-        self._ask(lambda request: wire.Announce(request, server, TTL))
+        self._ask(lambda request: announcement(request, server))
 
     def update(self, server: wire.Server) -> None:
         """Replace what is announced, without waiting; does nothing while nothing is.
@@ -191,7 +191,7 @@ class DirectoryClient:
 
     # --- between the threads -----------------------------------------------------------------------------------------
 
-    def _ask(self, make: Callable[[int], wire.Announce | wire.Place]) -> Answer:
+    def _ask(self, make: Callable[[int], Announcement | wire.Place]) -> Answer:
         answer: Future[Answer] = Future()
         self._do(lambda: self._membership.ask(make, answer))
         try:
@@ -241,9 +241,9 @@ class DirectoryClient:
                 log.exception("the callback for changes of the swarm failed")
 
 
-def _check(server: wire.Server) -> None:
+def _check(server: wire.Server | wire.Router) -> None:
     """The directory drops what is no message, and would leave the caller waiting."""
     try:
-        msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=wire.Server)
+        msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=type(server))
     except msgspec.ValidationError as error:
-        raise DirectoryError(f"this server cannot be announced: {error}") from error
+        raise DirectoryError(f"this {type(server).__name__.lower()} cannot be announced: {error}") from error

@@ -193,6 +193,8 @@ class Directory:
         match message:
             case wire.Announce(_, server, ttl):
                 return self._announce(peer, server, ttl, now), wire.Done(request)
+            case wire.AnnounceRouter(_, router, ttl):
+                return self._registry.announce_router(peer, router, ttl, now), wire.Done(request)
             case wire.Withdraw():
                 return self._registry.withdraw(peer), wire.Done(request)
             case wire.Place(_, server, capacity, ttl):
@@ -255,7 +257,7 @@ class Directory:
 
     def _snapshots(self, request: int) -> Iterator[wire.Snapshot]:
         view = self._registry.view
-        yield wire.Snapshot(request, self._sequence, (), ())
+        yield wire.Snapshot(request, self._sequence, (), (), tuple(view.routers.values()))
         for members in _parts(tuple(view.members.values())):
             yield wire.Snapshot(request, self._sequence, members, ())
         for servers in _parts(tuple(view.servers.values())):
@@ -267,7 +269,7 @@ class Directory:
                 case wire.Updated(server):
                     self._figures.pop(server.key, None)
                 case wire.Gone(key, reason):
-                    log.info("server %s is gone: %s", key[:8], reason)
+                    log.info("%s is gone: %s", key[:8], reason)
                     self._figures.pop(key, None)
             self._broadcast(event)
 

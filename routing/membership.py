@@ -30,11 +30,19 @@ RETRY = 5.0  # s until a directory that has said no is asked again
 RECONNECTING = 0.05  # s between two looks at the dialers while there is no connection
 
 Answer = wire.AnyMessage
+Announcement = wire.Announce | wire.AnnounceRouter
+
+
+def announcement(request: int, peer: wire.Server | wire.Router) -> Announcement:
+    """What a server or a router tells the directory of itself."""
+    return (
+        wire.Announce(request, peer, TTL) if isinstance(peer, wire.Server) else wire.AnnounceRouter(request, peer, TTL)
+    )
 
 
 @dataclass
 class _Asked:
-    message: wire.Announce | wire.Withdraw | wire.Place
+    message: Announcement | wire.Withdraw | wire.Place
     answer: Future[Answer]
 
 
@@ -68,7 +76,7 @@ class Membership:
         self._mirror = Mirror()
         self._requests = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
-        self._server: wire.Server | None = None  # what is announced
+        self._server: wire.Server | wire.Router | None = None  # what is announced
         self._announced = 0.0  # when it was last sent
         self._renew_at = 0.0
         self._watch_until: float | None = None  # when to ask for the state again
@@ -113,7 +121,7 @@ class Membership:
 
     # --- what the owner wants ----------------------------------------------------------------------------------------
 
-    def ask(self, make: Callable[[int], wire.Announce | wire.Withdraw | wire.Place], answer: Future[Answer]) -> None:
+    def ask(self, make: Callable[[int], Announcement | wire.Withdraw | wire.Place], answer: Future[Answer]) -> None:
         """Send a request, again after each loss of the connection, until it is answered or forgotten."""
         self._may_be_known = True
         request = next(self._requests)
@@ -127,7 +135,7 @@ class Membership:
 
     def update(self, server: wire.Server) -> None:
         """Replace what is announced; does nothing when nothing is."""
-        if self._server is None or server == self._server:
+        if not isinstance(self._server, wire.Server) or server == self._server:
             return
         hurry = not only_figures_differ(self._server, server)
         self._server = server
@@ -260,8 +268,9 @@ class Membership:
             else:
                 asked.answer.set_exception(DirectoryError(message.reason, message.code))
         elif asked is not None:
-            if isinstance(asked.message, wire.Announce):
-                self._server = asked.message.server
+            if isinstance(asked.message, Announcement):
+                told = asked.message
+                self._server = told.server if isinstance(told, wire.Announce) else told.router
                 self._announced = self._clock()
                 self._renew_at = self._announced + TTL / 3
             asked.answer.set_result(message)
@@ -284,14 +293,14 @@ class Membership:
         self._watch_until = self._clock() + self._timeout
         self._send(wire.Watch(request))
 
-    def _announce(self, server: wire.Server) -> None:
+    def _announce(self, server: wire.Server | wire.Router) -> None:
         self._announced = self._clock()
         self._renew_at = self._announced + TTL / 3
-        self._send(wire.Announce(next(self._requests), server, TTL))
+        self._send(announcement(next(self._requests), server))
 
     def _is_announcing(self) -> bool:
         """Whether an announcement of the owner's is under way, which replaces the one that would be renewed."""
-        return any(isinstance(asked.message, wire.Announce) for asked in self._asked.values())
+        return any(isinstance(asked.message, Announcement) for asked in self._asked.values())
 
     def _fail(self, message: str, code: str = "") -> None:
         """The directory said no. At the start that is the end; later it is tried again, because it may change."""

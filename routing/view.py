@@ -21,10 +21,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class View:
-    """Members and servers by public key. The mappings are never changed in place."""
+    """Members, servers and routers by public key. The mappings are never changed in place."""
 
     members: Mapping[str, wire.Member] = field(default_factory=dict)
     servers: Mapping[str, wire.Server] = field(default_factory=dict)
+    routers: Mapping[str, wire.Router] = field(default_factory=dict)
 
     def serving(self, model: str) -> tuple[wire.Server, ...]:
         """The servers of one model."""
@@ -40,8 +41,10 @@ def apply(view: View, event: wire.Event) -> View:
             return replace(view, servers={**view.servers, server.key: server})
         case wire.Expelled(key):
             return replace(view, members=_without(view.members, key))
+        case wire.RouterUpdated(router):
+            return replace(view, routers={**view.routers, router.key: router})
         case wire.Gone(key):
-            return replace(view, servers=_without(view.servers, key))
+            return replace(view, servers=_without(view.servers, key), routers=_without(view.routers, key))
 
 
 def _without(mapping: Mapping[str, T], key: str) -> Mapping[str, T]:
@@ -70,6 +73,7 @@ class Mirror:
         self._parts_sequence: int | None = None
         self._members: dict[str, wire.Member] = {}
         self._servers: dict[str, wire.Server] = {}
+        self._routers: dict[str, wire.Router] = {}
 
     @property
     def complete(self) -> bool:
@@ -87,12 +91,14 @@ class Mirror:
             case wire.Snapshot(request, sequence) if request == self._request:
                 if sequence != self._parts_sequence:
                     # The first part, or the directory starts over because it could not send them all.
-                    self._parts_sequence, self._members, self._servers = sequence, {}, {}
+                    self._parts_sequence = sequence
+                    self._members, self._servers, self._routers = {}, {}, {}
                 self._members.update((member.key, member) for member in message.members)
                 self._servers.update((server.key, server) for server in message.servers)
+                self._routers.update((router.key, router) for router in message.routers)
             case wire.Done(request) if request == self._request and self._parts_sequence is not None:
                 self._sequence, self._parts_sequence = self._parts_sequence, None
-                self.view = View(self._members, self._servers)
+                self.view = View(self._members, self._servers, self._routers)
                 return "changed"
             case wire.Change(sequence, event) if self._sequence is not None and sequence > self._sequence:
                 if sequence != self._sequence + 1:

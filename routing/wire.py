@@ -271,7 +271,7 @@ class Server(msgspec.Struct, array_like=True, frozen=True):
     """What the directory knows of a server.
 
     Attributes:
-        addresses: `host:port` at which other peers reach it, the most local first.
+        addresses: `host:port` at which other peers reach it, the most local first; then those through a router.
         model: the model's name in the swarm.
         blocks: number of blocks of the whole model.
         throughput: blocks times tokens that it computes per second, by its own measurement.
@@ -307,6 +307,14 @@ class Server(msgspec.Struct, array_like=True, frozen=True):
     instance: Name = ""
 
 
+class Router(msgspec.Struct, array_like=True, frozen=True):
+    """What the directory knows of a router: `addresses` are `host:port`, the best first."""
+
+    key: Key
+    name: Name
+    addresses: Addresses
+
+
 class Member(msgspec.Struct, array_like=True, frozen=True):
     """A peer that has enrolled: only its key may connect to anybody in the swarm."""
 
@@ -331,8 +339,16 @@ class Announce(Message, frozen=True):
     ttl: Seconds
 
 
+class AnnounceRouter(Message, frozen=True):
+    """Router to directory: here I am, for `ttl` seconds from now."""
+
+    request: Request
+    router: Router
+    ttl: Seconds
+
+
 class Withdraw(Message, frozen=True):
-    """Server to directory: I leave."""
+    """Server or router to directory: I leave."""
 
     request: Request
 
@@ -374,6 +390,7 @@ class Snapshot(Message, frozen=True):
     sequence: Amount
     members: tuple[Member, ...]
     servers: tuple[Server, ...]
+    routers: tuple[Router, ...] = ()
 
 
 class Joined(msgspec.Struct, array_like=True, frozen=True, tag=True):
@@ -394,14 +411,20 @@ class Updated(msgspec.Struct, array_like=True, frozen=True, tag=True):
     server: Server
 
 
+class RouterUpdated(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """A router came, or can be reached elsewhere."""
+
+    router: Router
+
+
 class Gone(msgspec.Struct, array_like=True, frozen=True, tag=True):
-    """A server left, or its lease ran out."""
+    """A server or a router left, or its lease ran out."""
 
     key: Key
     reason: Text
 
 
-Event = Joined | Expelled | Updated | Gone
+Event = Joined | Expelled | Updated | RouterUpdated | Gone
 
 
 class Change(Message, frozen=True):
@@ -411,10 +434,26 @@ class Change(Message, frozen=True):
     event: Event
 
 
+# --- routers -----------------------------------------------------------------------------------------------------
+
+
+class Register(Message, frozen=True):
+    """Peer to router: tell me, along this connection, of whoever wants to reach me. Repeated as long as it holds."""
+
+    request: Request
+
+
+class Caller(Message, frozen=True):
+    """Router to peer: somebody wants to reach you; the first connection that shows this ticket is joined to theirs."""
+
+    ticket: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
 AnyMessage = (
     Open | Opened | Refused | Forward | Credit | Token | Result | Failed | Leaving | Probe | Alive | Close | Ping | Pong
     | ListFiles | Files | ReadFile | FilePart
-    | Enrol | Announce | Withdraw | Place | Placed | Done | Watch | Snapshot | Change
+    | Enrol | Announce | AnnounceRouter | Withdraw | Place | Placed | Done | Watch | Snapshot | Change
+    | Register | Caller
 )  # fmt: skip
 
 

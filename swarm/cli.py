@@ -66,6 +66,10 @@ def directory_main() -> None:
     _run(directory, **_started("directory"))
 
 
+def router_main() -> None:
+    _run(router, **_started("router"))
+
+
 def client_main() -> None:
     _run(client, **_started("client"))
 
@@ -165,6 +169,7 @@ def directory(
     "--bind", default="", metavar="HOST:PORT", help="Where peers reach this server.  [default: any free port]"
 )
 @click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
+@click.option("--relayed", is_flag=True, help="Nobody can dial this machine: let others come through a router only.")
 @click.option("--backend", default="transformers", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps")
 @click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, float16; auto: as stored")
@@ -188,6 +193,21 @@ def server(join_token: str | None, blocks: str | None, verbose: bool, **options:
     with clear_errors(), stopping() as stop:
         span = serving.parse_span(blocks) if blocks else None
         serving.serve(serving.Settings(join=join.find(join_token), blocks=span, **options), stop)
+
+
+@cli.command()
+@join_option
+@click.option("--bind", default="0.0.0.0:7701", show_default=True, metavar="HOST:PORT", help="Port 0: any free one.")
+@click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
+@click.option("--name", default="", help="Shown to others.  [default: router-1, router-2, ...]")
+@verbose_option
+def router(join_token: str | None, bind: str, advertise: tuple[str, ...], name: str, verbose: bool) -> None:
+    """Relay to servers that nobody can dial, because they are behind a NAT or a firewall."""
+    from swarm import relaying
+
+    log_to_stderr(verbose)
+    with clear_errors(), stopping() as stop:
+        relaying.relay(join.find(join_token), bind, advertise, name, stop)
 
 
 @cli.command()
@@ -358,4 +378,5 @@ def bench(model: str | None, join_token: str | None, prompt_tokens: int, tokens:
 
 cli.add_command(directory)
 cli.add_command(server)
+cli.add_command(router)
 cli.add_command(client)

@@ -284,6 +284,7 @@ class Driver:
             now,
             seed=int(session.id[:8], 16),
             ends=self._ends(),
+            relayed=frozenset(filter(self._dialer.relayed, servers)),
         )
         blocks = next(iter(servers.values())).blocks if servers else 1
         # Best with what the survivors have cached; and rather by a server that failed a moment ago than not at all.
