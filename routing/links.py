@@ -184,7 +184,6 @@ _MONITORED = (
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
@@ -219,8 +218,11 @@ class _Link:
         self.socket.handshake_ivl = CONNECT_TIMEOUT
         self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = RECONNECT
         self.monitor: Socket = self.socket.get_monitor_socket(_MONITORED)
-        first = next((a for a in addresses if is_relayed(a)), addresses[0]) if relayed_first else addresses[0]
-        self._connect(first)
+        try:
+            self._connect(next((a for a in addresses if relayed_first and is_relayed(a)), addresses[0]))
+        except zmq.ZMQError:
+            self.close()
+            raise
 
     @property
     def relayed(self) -> bool:
@@ -238,13 +240,16 @@ class _Link:
         direct = sum(not is_relayed(other) for other in self.addresses)
         shared = CONNECT_TIMEOUT // direct if 0 < direct < len(self.addresses) else CONNECT_TIMEOUT
         self.socket.connect_timeout = max(shared, LEAST_TIMEOUT)
-        try:
-            self._tunnel = None if way is None else self._tunnels.open(way)
-            self.endpoint = f"tcp://{address}" if self._tunnel is None else f"tcp://127.0.0.1:{self._tunnel.port}"
-            self.socket.connect(self.endpoint)
-        except (zmq.ZMQError, OSError) as error:
-            log.warning("%r is no address that can be dialled: %s", address, error)
-            self.endpoint = None
+        self.endpoint = None
+        if way is not None:
+            try:
+                self._tunnel = self._tunnels.open(way)
+            except OSError as error:
+                log.warning("no port of this machine is free for the way through a router: %s", error)
+                return
+        endpoint = f"tcp://{address}" if self._tunnel is None else f"tcp://127.0.0.1:{self._tunnel.port}"
+        self.socket.connect(endpoint)
+        self.endpoint = endpoint
 
     def redial(self) -> None:
         """Connect to the next address; to the same one where there is no other, or where the peer itself said no."""
@@ -252,13 +257,15 @@ class _Link:
         self._disconnect()
         at = self.addresses.index(self.address) if self.address in self.addresses else -1
         step, self.denied = (0 if self.denied and at >= 0 else 1), False
-        self._connect(self.addresses[(at + step) % len(self.addresses)])
+        with suppress(zmq.ZMQError):  # no address at all: there may be others
+            self._connect(self.addresses[(at + step) % len(self.addresses)])
 
     def _disconnect(self) -> None:
         if self.endpoint is not None:
             self.socket.disconnect(self.endpoint)
         if self._tunnel is not None:
             self._tunnel.close()
+            self._tunnel = None
 
     def readdress(self, addresses: tuple[str, ...]) -> None:
         """The peer can be found elsewhere. A connection that is up stays: others use it too."""
@@ -317,7 +324,11 @@ class Dialer:
         return set(self._links)
 
     def dial(self, peer: str, addresses: tuple[str, ...]) -> None:
-        """Connect to `peer`, trying its addresses in turn; does nothing where that is under way or done."""
+        """Connect to `peer`, trying its addresses in turn; does nothing where that is under way or done.
+
+        Raises:
+            zmq.ZMQError: the first address is none; see `routing.addresses.is_dialable`.
+        """
         link = self._links.get(peer)
         if link is not None:
             if link.addresses != addresses:
@@ -390,20 +401,23 @@ class Dialer:
             link.denied = True
             link.redial_at = self._clock() + REFUSED_PAUSE
             return Lost(peer, "refused")
-        if event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             link.refused = True
             return None
         if event == zmq.EVENT_DISCONNECTED and link.up:
             link.up = False
             link.waiting.clear()
+            # libzmq reconnects and says so, unless the connection broke because of what the other side sent.
+            link.redial_at = self._clock() + REFUSED_PAUSE
             return Lost(peer, "closed")
         if event == zmq.EVENT_DISCONNECTED and not link.refused and link.redial_at is None:
-            # Another kind of server, which does not speak ZMTP; libzmq does not reconnect after that either.
+            # It does not speak ZMTP, or damages it; libzmq does not reconnect after that either.
             link.redial_at = self._clock() + REFUSED_PAUSE
             return Lost(peer, "refused", impostor=True) if link.joined else Lost(peer, "unreachable")
         if event == zmq.EVENT_CONNECT_RETRIED and not link.up:
             refused, link.refused = link.refused and link.joined, False
-            if len(link.addresses) > 1:
+            link.redial_at = None
+            if len(link.addresses) > 1 or link.address not in link.addresses:
                 link.redial()
             return Lost(peer, "refused", impostor=True) if refused else Lost(peer, "unreachable")
         return None

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 TICK = 200  # ms between two looks at `stop`
 BATCH = 1000  # registrations handled between two looks at the callers
-HURRY = 5.0  # s for a connection to say what it wants
+HURRY = 5.0  # s
 
 
 class _Guest(NamedTuple):
@@ -52,6 +52,7 @@ class Router:
         bind: `HOST:PORT`; port 0 takes any free one.
         admits: whether a public key is a member's; asked from any thread.
         advertise: names under which others reach this machine, as HOST or HOST:PORT, in place of its own addresses.
+        hurry: seconds for a connection to say what it wants.
         idle: seconds after which a connection on which nothing moves is cut.
 
     Raises:
@@ -66,11 +67,13 @@ class Router:
         *,
         advertise: Sequence[str] = (),
         limits: Limits | None = None,
+        hurry: float = HURRY,
         idle: float = IDLE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._identity = identity
         self._admits = admits
+        self._hurry = hurry
         self._idle = idle
         self._clock = clock
         self._relay = Relay(limits)
@@ -172,7 +175,7 @@ class Router:
                 self._relay.leave(source)
 
     async def _serve(self, stream: Stream) -> None:
-        async with asyncio.timeout(HURRY):
+        async with asyncio.timeout(self._hurry):
             first = await stream.reader.readexactly(1)
             rest = b"" if first == ZMTP else await stream.reader.readexactly(PREAMBLE - 1)
         if first == ZMTP:
