@@ -210,7 +210,8 @@ class Router:
             with self._lock:
                 self._relay.hung_up(call)
             del self._guests[call.ticket]
-            guest.parted.set_result(None)
+            if not guest.parted.done():  # cancelled, where the router itself ends
+                guest.parted.set_result(None)
 
     async def _join(self, stream: Stream, ticket: bytes) -> None:
         """Hand the connection over to the dialer that the ticket stands for, until they part."""

@@ -144,7 +144,6 @@ def _cheapest(
         Reach(max(s.start, span[0]), min(s.end, span[1]), _nanoseconds(_load(s) / max(s.throughput, slowest)))
         for s in usable
     ]
-
     detours = [RELAYED if s.key in query.relayed or all(map(is_relayed, s.addresses)) else 0.0 for s in usable]
 
     def edge(one: int | None, other: int | None) -> int:

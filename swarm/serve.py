@@ -124,6 +124,7 @@ def serve(settings: Settings, stop: Stop) -> None:
         kv_tokens = settings.kv_tokens or _default_kv_tokens(stage)
         server = msgspec.structs.replace(
             server,
+            addresses=agent.reachable(direct, settings.relayed),
             state="ready",
             device=stage.device,
             dtype=stage.dtype,
