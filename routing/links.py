@@ -9,6 +9,7 @@ that no peer can claim, and every message carries the sender's authenticated pub
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import time
@@ -81,6 +82,14 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def cannot_listen(bind: str, error: OSError | zmq.ZMQError) -> LinkError:
+    """Why nothing can listen there, for the user."""
+    if error.errno in (errno.EADDRINUSE, zmq.EADDRINUSE):
+        host, port = split_address(bind)
+        return LinkError(f"port {port} on {host} is in use: choose another, or 0 for any free one")
+    return LinkError(f"cannot listen on {bind}: {error.strerror or error}")
+
+
 def _configure(socket: Socket, identity: Identity) -> None:
     socket.linger = 0
     socket.sndhwm = HIGH_WATER
@@ -123,9 +132,7 @@ class Listener:
             self.socket.bind(f"tcp://{bracketed}:{port or '*'}")
         except zmq.ZMQError as error:
             self.socket.close()
-            if error.errno == zmq.EADDRINUSE:
-                raise LinkError(f"port {port} on {host} is in use: choose another, or 0 for any free one") from None
-            raise LinkError(f"cannot listen on {bind}: {error.strerror or error}") from None
+            raise cannot_listen(bind, error) from None
         self.host = host
         self.port = int(bytes(self.socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rpartition(":")[2])
 

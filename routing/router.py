@@ -27,7 +27,7 @@ import zmq
 
 from routing import wire
 from routing.addresses import reachable
-from routing.links import Context, LinkError, Listener, Received, Socket, split_address
+from routing.links import Context, Listener, Received, Socket, cannot_listen, split_address
 from routing.relay import JOINED, PREAMBLE, ZMTP, Call, Limits, Preamble, Relay
 from routing.security import Gate, Identity
 from routing.splice import BACKLOG, IDLE, Background, Stream, connect, serve, splice
@@ -250,7 +250,7 @@ def _listen(bind: str) -> socket.socket:
             (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
         )
     except OSError as error:
-        raise LinkError(f"cannot listen on {bind}: {error.strerror or error}") from error
+        raise cannot_listen(bind, error) from None
 
 
 def _pair(context: Context) -> tuple[Socket, Socket]:

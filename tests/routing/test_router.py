@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from routing import wire
 from routing.agent import Agent
-from routing.links import Connected, Context, Listener, Lost, Received
+from routing.links import Connected, Context, LinkError, Listener, Lost, Received
 from routing.relay import JOINED, ZMTP, Limits, Preamble, name_of, relay_address
 from routing.router import Router
 from routing.security import Gate, Identity
@@ -406,6 +406,14 @@ def test_a_connection_on_which_nothing_moves_is_cut(admitted: set[str]) -> None:
         dialer.sendall(b"hello")
         assert answer.recv(5) == b"hello"
         assert ended(answer) and ended(dialer)
+
+
+def test_a_port_in_use_is_one_clear_line(admitted: set[str], router: Router) -> None:
+    address = router.addresses[0]
+    with pytest.raises(LinkError, match=f"port {address.rpartition(':')[2]} on 127.0.0.1 is in use: choose another"):
+        Router(address, Identity.create(), admitted.__contains__)
+    with pytest.raises(LinkError, match=r"cannot listen on 198\.51\.100\.1:0"):
+        Router("198.51.100.1:0", Identity.create(), admitted.__contains__)
 
 
 def test_a_call_that_nobody_answers_ends(admitted: set[str]) -> None:
