@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -10,7 +11,10 @@ from routing.relay import Limits
 from routing.router import Router, allow_connections
 from routing.security import JoinToken
 from swarm.identities import claimed
+from swarm.limits import Floods
 from swarm.process import Stop, announce
+
+RATE, BURST = 50.0, 500.0  # messages per second and at once, of one peer, which registers every few seconds
 
 
 def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop) -> None:
@@ -25,7 +29,16 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop)
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("router", name))
         directory = resources.enter_context(DirectoryClient(token, identity, name))
-        router = resources.enter_context(Router(bind, identity, directory.admits, advertise=advertise, limits=limits))
+        floods = Floods(time.monotonic, RATE, BURST)
+        router = Router(
+            bind,
+            identity,
+            lambda key: directory.admits(key) and floods.admits(key),
+            heard=lambda key: directory.admits(key) and floods.heard(key),
+            advertise=advertise,
+            limits=limits,
+        )
+        resources.enter_context(router)
         directory.announce(router.entry(name))
         stop.abrupt = False
         announce(f"ready: {name} relays at {router.addresses[0]}")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from routing.relay import JOINED, ZMTP, Limits, Preamble, name_of, relay_address
 from routing.router import Router
 from routing.security import Gate, Identity
 from routing.splice import LIMIT, Background, Stream, close, connect, serve
+from swarm.limits import Floods
 from tests.routing.material import PATIENCE, Peer
 
 NOWHERE = "127.0.0.1:1"  # nobody listens on port 1
@@ -78,12 +80,14 @@ def wait_until(predicate: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running(admitted: set[str], bind: str = "127.0.0.1:0", identity: Identity | None = None, **options: float | Limits):
+def running(
+    admitted: set[str], bind: str = "127.0.0.1:0", identity: Identity | None = None, **options: Any
+) -> Iterator[Router]:
     """A router at work in a thread."""
     identity = identity or Identity.create()
     admitted.add(identity.public)
     stop = threading.Event()
-    with Router(bind, identity, admitted.__contains__, **options) as router:  # type: ignore[arg-type]
+    with Router(bind, identity, admitted.__contains__, **options) as router:
         thread = threading.Thread(target=router.run, args=(stop,), name="router-owner")
         thread.start()
         try:
@@ -226,6 +230,20 @@ def test_a_router_that_changes_a_byte_delivers_nothing(
         assert isinstance(peer.next(Lost, Received), Lost)
         assert not (hidden.received and outward)
         peer.next(Lost, Connected)  # it goes on trying
+
+
+def test_who_floods_the_router_is_put_out(admitted: set[str]) -> None:
+    floods = Floods(time.monotonic, rate=10, burst=50)
+    with running(admitted, heard=floods.heard) as router, member(admitted) as flooder:
+        here = router.entry("").key
+        with Hidden(admitted, listed(router)) as hidden, member(admitted) as peer:
+            flooder.dialer.dial(here, router.addresses)
+            flooder.next(Connected)
+            for request in range(100):
+                flooder.dialer.send(here, wire.Register(request))
+            assert flooder.next(Lost) == Lost(here, "closed")
+            peer.dialer.dial(hidden.key, hidden.addresses())
+            peer.next(Connected)
 
 
 def test_a_router_that_answers_itself_is_found_out(admitted: set[str]) -> None:
