@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import time
+>>>>>>> wt-x
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -10,8 +14,16 @@ from routing.relay import Limits
 from routing.router import Router, allow_connections
 from routing.security import JoinToken
 from swarm.identities import claimed
+<<<<<<< HEAD
 from swarm.process import Stop, announce
 
+=======
+from swarm.limits import Floods
+from swarm.process import Stop, announce
+
+RATE, BURST = 50.0, 500.0  # messages per second and at once, of one peer, which registers every few seconds
+
+>>>>>>> wt-x
 
 def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop) -> None:
     """Join the swarm and relay until `stop` is set.
@@ -25,7 +37,20 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop)
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("router", name))
         directory = resources.enter_context(DirectoryClient(token, identity, name))
+<<<<<<< HEAD
         router = resources.enter_context(Router(bind, identity, directory.admits, advertise=advertise, limits=limits))
+=======
+        floods = Floods(time.monotonic, RATE, BURST)
+        router = Router(
+            bind,
+            identity,
+            lambda key: directory.admits(key) and floods.admits(key),
+            heard=lambda key: directory.admits(key) and floods.heard(key),
+            advertise=advertise,
+            limits=limits,
+        )
+        resources.enter_context(router)
+>>>>>>> wt-x
         directory.announce(router.entry(name))
         stop.abrupt = False
         announce(f"ready: {name} relays at {router.addresses[0]}")

@@ -113,7 +113,7 @@ HEAD = bytes([wire.VERSION])
     [
         ([], "empty"),
         ([HEAD], "empty"),
-        ([b"\x02" + msgspec.msgpack.encode([["Ping", 7], None])], "update the older one"),
+        ([bytes([wire.VERSION + 1]) + msgspec.msgpack.encode([["Ping", 7], None])], "update the older one"),
         ([HEAD + msgspec.msgpack.encode([["Ping", 7], None]), b"x"], "no header announces"),
         ([HEAD + msgspec.msgpack.encode([["Ping", 7], ["float32", [2]]]), b"1234567"], "7 bytes for a tensor of 8"),
         ([HEAD + msgspec.msgpack.encode([["Ping", 7], ["uint8", [wire.MAX_TENSOR + 1]]])], "at most"),
