@@ -8,10 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-<<<<<<< HEAD
-=======
 from typing import Any
->>>>>>> wt-x
 
 import numpy as np
 import pytest
@@ -26,10 +23,7 @@ from routing.relay import JOINED, ZMTP, Limits, Preamble, name_of, relay_address
 from routing.router import Router
 from routing.security import Gate, Identity
 from routing.splice import LIMIT, Background, Stream, close, connect, serve
-<<<<<<< HEAD
-=======
 from swarm.limits import Floods
->>>>>>> wt-x
 from tests.routing.material import PATIENCE, Peer
 
 NOWHERE = "127.0.0.1:1"  # nobody listens on port 1
@@ -86,22 +80,14 @@ def wait_until(predicate: Callable[[], bool]) -> None:
 
 
 @contextmanager
-<<<<<<< HEAD
-def running(admitted: set[str], bind: str = "127.0.0.1:0", identity: Identity | None = None, **options: float | Limits):
-=======
 def running(
     admitted: set[str], bind: str = "127.0.0.1:0", identity: Identity | None = None, **options: Any
 ) -> Iterator[Router]:
->>>>>>> wt-x
     """A router at work in a thread."""
     identity = identity or Identity.create()
     admitted.add(identity.public)
     stop = threading.Event()
-<<<<<<< HEAD
-    with Router(bind, identity, admitted.__contains__, **options) as router:  # type: ignore[arg-type]
-=======
     with Router(bind, identity, admitted.__contains__, **options) as router:
->>>>>>> wt-x
         thread = threading.Thread(target=router.run, args=(stop,), name="router-owner")
         thread.start()
         try:
@@ -246,8 +232,6 @@ def test_a_router_that_changes_a_byte_delivers_nothing(
         peer.next(Lost, Connected)  # it goes on trying
 
 
-<<<<<<< HEAD
-=======
 def test_who_floods_the_router_is_put_out(admitted: set[str]) -> None:
     floods = Floods(time.monotonic, rate=10, burst=50)
     with running(admitted, heard=floods.heard) as router, member(admitted) as flooder:
@@ -262,7 +246,6 @@ def test_who_floods_the_router_is_put_out(admitted: set[str]) -> None:
             peer.next(Connected)
 
 
->>>>>>> wt-x
 def test_a_router_that_answers_itself_is_found_out(admitted: set[str]) -> None:
     """It claims to have joined us to the peer, and speaks CURVE with a key of its own."""
     wanted = Identity.create().public
