@@ -111,10 +111,7 @@ class Agent:
         ours = ranked[: max(ROUTERS - len(elsewhere), 0)]
         for router in self._dialer.peers() - elsewhere - set(ours):
             self._dialer.hang_up(router)
-<<<<<<< HEAD
-=======
             self._forget(router)
->>>>>>> wt-x
         for router in ours:
             self._dialer.dial(router, routers[router].addresses)
 
@@ -133,26 +130,18 @@ class Agent:
             case Received(router, wire.Caller(ticket)):
                 self._answer(self._dialer.address(router), ticket)
             case Lost(router, reason):
-<<<<<<< HEAD
-                self._renew_at.pop(router, None)
-                if self._registered.pop(router, None) is not None:
-=======
                 if self._forget(router):
->>>>>>> wt-x
                     log.info("lost router %s: %s", router[:8], reason)
 
     def _register(self, router: str) -> None:
         self._renew_at[router] = self._clock() + RENEW
         self._dialer.send(router, wire.Register(next(self._requests)))
 
-<<<<<<< HEAD
-=======
     def _forget(self, router: str) -> bool:
         """Nobody reaches us there any longer. Whether anybody did."""
         self._renew_at.pop(router, None)
         return self._registered.pop(router, None) is not None
 
->>>>>>> wt-x
     def _answer(self, router: str, ticket: bytes) -> None:
         self._callers = {caller for caller in self._callers if not caller.done()}
         if len(self._callers) < CALLERS:

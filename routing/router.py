@@ -50,13 +50,9 @@ class Router:
     """
     Args:
         bind: `HOST:PORT`; port 0 takes any free one.
-<<<<<<< HEAD
-        admits: whether a public key is a member's; asked from any thread.
-=======
         admits: whether a peer with this public key may connect; asked from any thread.
         heard: whether the message of a peer that has just come should be read; otherwise its connection ends. By
             default `admits`.
->>>>>>> wt-x
         advertise: names under which others reach this machine, as HOST or HOST:PORT, in place of its own addresses.
         hurry: seconds for a connection to say what it wants.
         idle: seconds after which a connection on which nothing moves is cut.
@@ -71,10 +67,7 @@ class Router:
         identity: Identity,
         admits: Callable[[str], bool],
         *,
-<<<<<<< HEAD
-=======
         heard: Callable[[str], bool] | None = None,
->>>>>>> wt-x
         advertise: Sequence[str] = (),
         limits: Limits | None = None,
         hurry: float = HURRY,
@@ -100,11 +93,7 @@ class Router:
             self._resources.callback(context.term)
             gate = Gate(context, admits)
             self._resources.callback(gate.close)
-<<<<<<< HEAD
-            self._listener = Listener(context, "127.0.0.1:0", identity)
-=======
             self._listener = Listener(context, "127.0.0.1:0", identity, heard or admits)
->>>>>>> wt-x
             self._resources.callback(self._listener.close)
             self._waker, self._woken = _pair(context)
             self._resources.callback(self._waker.close)
@@ -153,11 +142,6 @@ class Router:
         request = getattr(message, "request", 0)
         answer: wire.Message = wire.Done(request)
         match message:
-<<<<<<< HEAD
-            case wire.Register() if not self._admits(peer):
-                answer = wire.Refused("not-a-member", "this peer has been expelled", request=request)
-=======
->>>>>>> wt-x
             case wire.Register():
                 with self._lock:
                     if not self._relay.register(peer, route, self._clock()):

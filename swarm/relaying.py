@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import time
->>>>>>> wt-x
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -14,16 +11,11 @@ from routing.relay import Limits
 from routing.router import Router, allow_connections
 from routing.security import JoinToken
 from swarm.identities import claimed
-<<<<<<< HEAD
-from swarm.process import Stop, announce
-
-=======
 from swarm.limits import Floods
 from swarm.process import Stop, announce
 
 RATE, BURST = 50.0, 500.0  # messages per second and at once, of one peer, which registers every few seconds
 
->>>>>>> wt-x
 
 def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop) -> None:
     """Join the swarm and relay until `stop` is set.
@@ -37,9 +29,6 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop)
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("router", name))
         directory = resources.enter_context(DirectoryClient(token, identity, name))
-<<<<<<< HEAD
-        router = resources.enter_context(Router(bind, identity, directory.admits, advertise=advertise, limits=limits))
-=======
         floods = Floods(time.monotonic, RATE, BURST)
         router = Router(
             bind,
@@ -50,7 +39,6 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop)
             limits=limits,
         )
         resources.enter_context(router)
->>>>>>> wt-x
         directory.announce(router.entry(name))
         stop.abrupt = False
         announce(f"ready: {name} relays at {router.addresses[0]}")
