@@ -65,14 +65,14 @@ def giving_way(
     for each in sorted(unused, key=lambda each: each.left is None):
         holds[each.owner] -= each.max_length
         yield each
-    share = share_of(holds, capacity, [owner])
-    if holds[owner] + need > share:
+    if holds[owner] + need > share_of(holds, capacity, [owner]):
         return
     for each in seated:
         if each in unused or each.owner == owner:
             continue
         settled = now - each.used > RESTING_AFTER or now - each.opened > SETTLED_AFTER
-        if settled and holds[each.owner] > share:
+        # The share grows when an owner is left with nothing.
+        if settled and holds[each.owner] > share_of(holds, capacity, [owner]):
             holds[each.owner] -= each.max_length
             yield each
 

@@ -9,11 +9,14 @@ the session from the token ids that it keeps.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from backends import Span
+from backends import ModelInfo, Span
+from backends.stage import Array
 from routing import wire
 from routing.addresses import is_dialable
 from swarm.limits import MAX_SESSIONS, Waiting, giving_way, holdings, share_of
+from swarm.sampling import looks_back, pick
 
 BUSY_RETRY = 1.0  # s, the hint given with a refusal for want of room
 ABANDONED_AFTER = 3600.0  # s without a message until a seat is given up even with room to spare
@@ -81,6 +84,36 @@ class Seat:
             return sender == self.route[self.hop - 1].peer
         return sender in (self.owner, self.route[-1].peer)
 
+    def problem(self, message: wire.Forward, array: Array | None, model: ModelInfo) -> str:
+        """Why this cannot be computed here; empty: it can."""
+        head = self.span.start == 0
+        if array is None or array.ndim != (1 if head else 2) or not len(array):
+            return "no token ids" if head else "no hidden states"
+        if head and array.dtype.kind != "i":
+            return f"token ids of {array.dtype}"
+        if head and not (array.min() >= 0 and array.max() < model.vocab_size):
+            return f"a token id outside the vocabulary of {model.vocab_size}"
+        if not head and array.dtype.kind not in "fV":  # bfloat16 is no kind that NumPy knows
+            return f"hidden states of {array.dtype}"
+        if not head and array.shape[1] != model.hidden_size:
+            return f"hidden states {array.shape[1]} wide, not {model.hidden_size}"
+        if message.position + len(array) > self.max_length:
+            return f"{message.position + len(array)} tokens, more than the session's {self.max_length}"
+        return ""
+
+    def pick(self, generation: wire.Generation, position: int, logits: Array) -> wire.Token:
+        """The token of `position`, from `[vocab]` logits."""
+        sampling = generation.sampling
+        chosen = pick(logits, sampling, position, self.history, generation.prompt_length)
+        if looks_back(sampling):
+            self.history.append(chosen.token)
+        finish: Literal["", "stop", "length"] = ""
+        if chosen.token in sampling.stop_ids:
+            finish = "stop"
+        elif position + 1 >= generation.end:
+            finish = "length"
+        return wire.Token(self.session, self.epoch, position, chosen.token, finish, chosen.logprob, chosen.top)
+
     def fits(self, message: wire.Forward) -> bool:
         """Whether the starts of all hops are ones that this hop can go by."""
         return len(message.starts) == len(self.route) and message.starts[self.hop] == message.position
@@ -116,6 +149,13 @@ class Seats:
 
     def get(self, session: str) -> Seat | None:
         return self._seats.get(session)
+
+    def owed(self, message: wire.AnyMessage, sender: str) -> bool:
+        """Whether it is work that a session waits for, which is bounded by the session's length."""
+        if not isinstance(message, wire.Forward) or (seat := self._seats.get(message.session)) is None:
+            return False
+        new = bool(message.starts) or message.position >= seat.accepted
+        return new and message.epoch == seat.epoch and seat.may_forward(sender)
 
     @property
     def reserved(self) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,11 @@ from backends import BackendError, Stage
 from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
+from swarm import neighbours
 from swarm.files import Files
 from swarm.limits import Messages
+from swarm.neighbours import Neighbours
 from swarm.outputs import Outputs
-from swarm.sampling import looks_back, pick
 from swarm.scheduler import Scheduler, Work, pack
 from swarm.seats import Refusal, Seat, Seats
 
@@ -33,13 +33,10 @@ FailureCode = Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost
 
 BATCH_TOKENS = 512
 POLL = 200  # ms
-COUNTED = 64 << 10  # bytes of a message from which on it counts for the window
-WINDOW = 32 << 20  # bytes of activations that may be on the way to one hop, or wait there
 OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
 MESSAGES = 256  # answered between two batches, so that nobody keeps the server from computing by talking
 DROPPED = 5000  # messages of those who say too much, read and dropped between two batches
 HOUSEKEEPING = 1.0  # s
-LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
 
 
 class Server:
@@ -78,11 +75,10 @@ class Server:
         self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
         self._outputs = Outputs(outputs)
-        self._window: Counter[str] = Counter()  # bytes on the way to each next hop
+        self._neighbours = Neighbours(dialer, clock)
         self._leaving = False
         self._idle = True  # nothing that is pending can be computed before something comes in
         self._messages = Messages(clock)
-        self._down_since: dict[str, float] = {}
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
 
@@ -123,14 +119,7 @@ class Server:
 
     def turn(self) -> None:
         """Read what has come, within a limit, then compute one batch."""
-        answered = dropped = 0
-        while answered < MESSAGES and dropped < DROPPED and (received := self._listener.receive()) is not None:
-            if not self._is_owed(received) and (wait := self._messages.wait(received.peer, received.message)):
-                self._refuse_too_many(received, wait)
-                dropped += 1
-            else:
-                self._on_message(received)
-                answered += 1
+        self._read()
         for event in self._dialer.collect():
             self._on_link(event)
         for seat in self._seats.all():
@@ -141,6 +130,17 @@ class Server:
         if self._clock() >= self._tidy_at:
             self._tidy_at = self._clock() + HOUSEKEEPING
             self._tidy()
+
+    def _read(self) -> None:
+        answered = dropped = 0
+        while answered < MESSAGES and dropped < DROPPED and (received := self._listener.receive()) is not None:
+            owed = self._seats.owed(received.message, received.peer)
+            if not owed and (wait := self._messages.wait(received.peer, received.message)):
+                self._refuse_too_many(received, wait)
+                dropped += 1
+            else:
+                self._on_message(received)
+                answered += 1
 
     # --- messages ------------------------------------------------------------------------------------------------
 
@@ -164,16 +164,6 @@ class Server:
                 self._listener.send(received.route, *self._files.answer(message))
             case other:
                 log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
-
-    def _is_owed(self, received: Received) -> bool:
-        """Whether it is work that a session waits for, which is bounded by the session's length."""
-        message, array = received.message, received.array
-        if not isinstance(message, wire.Forward) or (seat := self._seats.get(message.session)) is None:
-            return False
-        if message.epoch != seat.epoch or not seat.may_forward(received.peer):
-            return False
-        end = message.position + (len(array) if array is not None and array.ndim else 0)
-        return bool(message.starts) or end > seat.accepted
 
     def _refuse_too_many(self, received: Received, wait: float) -> None:
         log.warning("%s says too much", received.peer[:8])
@@ -211,27 +201,15 @@ class Server:
         self._truncate(seat, seat.accepted)
         seat.accepted = seat.computed
         following = seat.next_hop or seat.route[0]
-        if following.peer != self._key:
-            if following.peer not in self._dialer:
-                self._down_since[following.peer] = now
-            if not self._dial(following):
-                self._leave(seat.session)
-                refused = wire.Refused("bad_route", "the next hop cannot be dialled", seat.session, seat.epoch)
-                self._listener.send(received.route, refused)
-                return
+        if following.peer != self._key and not self._neighbours.dial(following):
+            self._leave(seat.session)
+            refused = wire.Refused("bad_route", "the next hop cannot be dialled", seat.session, seat.epoch)
+            self._listener.send(received.route, refused)
+            return
         held = self._outputs.start(seat.session, seat.accepted)
         self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted, held))
         if self._leaving:
             self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
-
-    def _dial(self, hop: wire.Hop) -> bool:
-        """Clients say who the next hop is. False: that is no key, or there are no more sockets to be had."""
-        try:
-            self._dialer.dial(hop.peer, hop.addresses)
-        except (zmq.ZMQError, ValueError) as error:
-            log.warning("cannot dial %s: %s", hop.peer[:8], error)
-            return False
-        return True
 
     def _probe(self, session: str, epoch: int, received: Received) -> None:
         seat = self._seats.get(session)
@@ -252,10 +230,10 @@ class Server:
         if sender == seat.owner and route:
             seat.client, seat.left = route, None
         seat.used = self._clock()
-        inputs = self._checked(seat, message, array)
-        if inputs is None:
+        if array is None or (problem := seat.problem(message, array, self._stage.model)):
+            self._fail(seat, "bad_input", problem if array is not None else "no tensor")
             return False
-        position = message.position
+        inputs, position = array, message.position
         if not message.starts and position < seat.accepted:
             inputs = inputs[seat.accepted - position :]  # what was replayed for the sake of the hop before
             position = seat.accepted
@@ -287,45 +265,20 @@ class Server:
 
     def _credit(self, route: bytes, size: int) -> None:
         """Tell the hop before that so many bytes wait here no longer; decode steps are too small to be counted."""
-        if route and size >= COUNTED:
+        if route and size >= neighbours.COUNTED:
             self._listener.send(route, wire.Credit(size))
-
-    def _checked(self, seat: Seat, message: wire.Forward, array: Array | None) -> Array | None:
-        """The inputs if they are what this hop can compute; otherwise the session fails."""
-        info = self._stage.model
-        if array is None or array.ndim != (1 if seat.span.start == 0 else 2) or not len(array):
-            problem = "no token ids" if seat.span.start == 0 else "no hidden states"
-        elif seat.span.start == 0 and array.dtype.kind != "i":
-            problem = f"token ids of {array.dtype}"
-        elif seat.span.start == 0 and not (array.min() >= 0 and array.max() < info.vocab_size):
-            problem = f"a token id outside the vocabulary of {info.vocab_size}"
-        elif seat.span.start > 0 and array.dtype.kind not in "fV":  # bfloat16 is no kind that NumPy knows
-            problem = f"hidden states of {array.dtype}"
-        elif seat.span.start > 0 and array.shape[1] != info.hidden_size:
-            problem = f"hidden states {array.shape[1]} wide, not {info.hidden_size}"
-        elif message.position + len(array) > seat.max_length:
-            problem = f"{message.position + len(array)} tokens, more than the session's {seat.max_length}"
-        else:
-            return array
-        self._fail(seat, "bad_input", problem)
-        return None
 
     def _on_link(self, event: Received | Connected | Lost) -> None:
         match event:
             case Received(peer, wire.Failed() | wire.Refused() as message):
                 log.warning("%s says: %s", peer[:8], message.reason)
             case Received(peer, wire.Credit(size)):
-                self._window[peer] = max(self._window[peer] - size, 0)
+                self._neighbours.credited(peer, size)
             case Received():
                 pass
-            case Connected(peer):
-                self._down_since.pop(peer, None)
-            case Lost(peer, "closed"):
-                del self._window[peer]
-                self._down_since[peer] = self._clock()
-                self._lost_hop(peer)
-            case Lost(peer, _):
-                self._down_since.setdefault(peer, self._clock())
+            case Connected() | Lost():
+                if self._neighbours.noticed(event):
+                    self._lost_hop(event.peer)
 
     def _lost_hop(self, peer: str) -> None:
         """What was under way to that hop is gone; only the clients can start again from it."""
@@ -358,7 +311,7 @@ class Server:
         seat = self._seats.get(work.session)
         if seat is None or seat.next_hop is None:
             return False
-        return seat.resend is not None or (work.length > 1 and self._window[seat.next_hop.peer] >= WINDOW)
+        return seat.resend is not None or (work.length > 1 and not self._neighbours.has_room(seat.next_hop.peer))
 
     def _start(self, seat: Seat, work: Work) -> bool:
         """Note what the next hop wants, and push from what is kept. False: the session failed, or waits for that."""
@@ -379,7 +332,7 @@ class Server:
     def _resend(self, seat: Seat) -> None:
         """Push what is kept, as far as the next hop takes it."""
         following = seat.next_hop
-        while seat.resend is not None and following is not None and self._window[following.peer] < WINDOW:
+        while seat.resend is not None and following is not None and self._neighbours.has_room(following.peer):
             start, end = seat.resend
             parts = self._outputs.parts(seat.session, start, end, BATCH_TOKENS)
             try:
@@ -458,46 +411,23 @@ class Server:
 
     def _close_ring(self, seat: Seat, generation: wire.Generation, position: int, logits: Array) -> None:
         """Pick the token of `position`, show it to the client, and start the next turn at the head."""
-        sampling = generation.sampling
         try:
-            chosen = pick(logits, sampling, position, seat.history, generation.prompt_length)
-        except (
-            ArithmeticError,
-            LookupError,
-            ValueError,
-        ) as error:  # logits that are no numbers, a history of no tokens
+            token = seat.pick(generation, position, logits)
+        except (ArithmeticError, LookupError, ValueError) as error:  # logits that are no numbers, for one
             self._fail(seat, "compute", f"no token could be picked: {type(error).__name__}: {error}")
             return
-        if looks_back(sampling):
-            seat.history.append(chosen.token)
-        finish: Literal["", "stop", "length"] = ""
-        if chosen.token in sampling.stop_ids:
-            finish = "stop"
-        elif position + 1 >= generation.end:
-            finish = "length"
-        if not finish:
+        if not token.finish:
             message = wire.Forward(seat.session, seat.epoch, position, outputs=1)
-            self._push(seat, seat.route[0], message, np.array([chosen.token], np.int32))
-        token = wire.Token(
-            seat.session,
-            seat.epoch,
-            position,
-            chosen.token,
-            finish,
-            chosen.logprob,
-            chosen.top,
-        )
+            self._push(seat, seat.route[0], message, np.array([token.token], np.int32))
         self._to_client(seat, token)
 
     def _push(self, seat: Seat, hop: wire.Hop, message: wire.Forward, array: Array) -> None:
         if hop.peer == self._key:
             self._forward(message, array, self._key, b"")
             return
-        if not self._dialer.send(hop.peer, message, array):
+        if not self._neighbours.send(hop, message, array):
             self._fail(seat, "lost_hop", f"hop {hop.start}:{hop.end} takes no more messages", hop.peer)
             return
-        if array.nbytes >= COUNTED:
-            self._window[hop.peer] += array.nbytes
         self.pushed += 1
 
     # --- clients -------------------------------------------------------------------------------------------------
@@ -510,8 +440,8 @@ class Server:
         log.info("the client of session %s is gone", seat.session[:8])
         self._leave(seat.session)
         for hop in seat.route:
-            if hop.peer != self._key and self._dial(hop):
-                self._dialer.send(hop.peer, wire.Close(seat.session))
+            if hop.peer != self._key and self._neighbours.dial(hop):
+                self._neighbours.send(hop, wire.Close(seat.session))
 
     def _look_after_clients(self, now: float) -> None:
         """ZeroMQ says that a connection is gone only to who sends: send what every client ignores.
@@ -556,11 +486,7 @@ class Server:
         self._look_after_clients(now)
         for seat in self._seats.abandoned(now):
             self._fail(seat, "evicted", "nothing was heard of the session for too long")
-        for peer, since in list(self._down_since.items()):
-            if now - since > LINK_GRACE:
-                self._lost_hop(peer)
-        for peer in self._dialer.peers() - {(seat.next_hop or seat.route[0]).peer for seat in self._seats.all()}:
-            self._dialer.hang_up(peer)
-            self._down_since.pop(peer, None)
-            del self._window[peer]
+        for peer in self._neighbours.unreachable():
+            self._lost_hop(peer)
+        self._neighbours.keep_only({(seat.next_hop or seat.route[0]).peer for seat in self._seats.all()})
         self._report(self._seats.offer(now), len(self._seats))

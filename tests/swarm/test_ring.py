@@ -158,8 +158,8 @@ def test_a_server_that_hangs_is_found_by_its_silence(victim: int) -> None:
 
 
 def test_activations_never_pile_up_before_a_slow_hop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.server.COUNTED", 0)
-    monkeypatch.setattr("swarm.server.WINDOW", 1000)
+    monkeypatch.setattr("swarm.neighbours.COUNTED", 0)
+    monkeypatch.setattr("swarm.neighbours.WINDOW", 1000)
     monkeypatch.setattr("swarm.server.BATCH_TOKENS", 16)
     simulation = swarm_of([0, 3, 6])
     head, tail = (simulation.network.nodes[key(name)] for name in ("0-3-0", "3-6-0"))
