@@ -455,7 +455,7 @@ class Server:
             if self._listener.send(client, wire.Pong(0)):
                 continue
             for seat in seats:
-                if self._scheduler.pending(seat.session):
+                if self._leaving or self._scheduler.pending(seat.session):
                     self._client_gone(seat)
                 elif seat.left is None:
                     seat.left = now

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import zmq
@@ -15,6 +17,9 @@ from tests.fuzz.mutation import Mutator
 from tests.fuzz.targets import Target
 
 OVERSIZED_EVERY = 5000  # messages; each costs 4 MiB and the connection
+
+
+RAW = 100  # TCP connections in a batch, where the target listens to more than ZeroMQ
 
 
 @dataclass
@@ -45,6 +50,12 @@ class Outcome:
         return statistics.median(self.resident[-quarter:]) - statistics.median(self.resident[middle : middle + quarter])
 
 
+def speak_raw(address: str, data: bytes) -> None:
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(data)  # the other side may hang up at any time
+
+
 def fuzz(
     target: Target, messages: int, seed: int, batches: int = 20, progress: Callable[[Outcome], None] = lambda _: None
 ) -> Outcome:
@@ -73,6 +84,10 @@ def fuzz(
                 mutator.random.choice(peers)[0].say(mutator.oversized())
                 outcome.frames += 1
                 outcome.messages += 1
+            if target.raw is not None:
+                for _ in range(RAW):
+                    speak_raw(target.address, target.raw(mutator))
+                    outcome.messages += 1
             for peer, _ in peers:
                 peer.wait_handled()
                 peer.close()  # without a word; the next batch comes on new connections

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from routing import wire
-from tests.fuzz.mutation import Frames, plain
+from routing.relay import Preamble, name_of
+from tests.fuzz.mutation import Frames, Mutator, plain
 from tests.fuzz.toy_backend import MODEL
 from tests.swarm.toy import BLOCKS, VOCAB, WIDTH
 
@@ -111,6 +112,45 @@ class ServerTalk:
         ]
         self._random.shuffle(said)
         return said[: self._random.randrange(1, len(said))]
+
+
+class RouterTalk:
+    """What a member may say to a router."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def __call__(self) -> list[Frames]:
+        said = [
+            say(wire.Register(1)),
+            say(wire.Ping(2)),
+            say(wire.Caller(self._random.randbytes(16))),
+            say(wire.Withdraw(3)),
+            say(wire.Close("0" * 32)),
+        ]
+        self._random.shuffle(said)
+        return said[: self._random.randrange(1, len(said))]
+
+
+class RawTalk:
+    """What anybody may say to a router's port: whom to dial, a ticket, ZMTP's greeting, each damaged mostly."""
+
+    def __init__(self, peer: str, seed: int) -> None:
+        self._peer = peer
+        self._random = random.Random(seed)
+
+    def __call__(self, mutator: Mutator) -> bytes:
+        said = self._random.choice(
+            (
+                bytes(Preamble("dial", name_of(self._peer))),
+                bytes(Preamble("dial", self._random.randbytes(16))),
+                bytes(Preamble("ticket", self._random.randbytes(16))),
+                b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(48),
+                b"GET / HTTP/1.1\r\n\r\n",
+            )
+        )
+        said += self._random.randbytes(self._random.choice((0, 0, 10, 5000)))
+        return b"".join(mutator.damaged([said])) if self._random.random() < 0.6 else said
 
 
 class DirectoryTalk:

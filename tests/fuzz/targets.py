@@ -1,13 +1,13 @@
 """What is fuzzed: real programs in processes of their own, and good peers that must notice nothing.
 
-`SWARM_HOME` must be set to an empty folder. Another kind of target (a router) is one more function that gives a
-`Target`, and a talk of its own.
+`SWARM_HOME` must be set to an empty folder. Another kind of target is one more function that gives a `Target`, and a
+talk of its own.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,13 @@ import psutil
 from benchmarks.swarms import Program
 from routing import wire
 from routing.client import DirectoryClient
+from routing.relay import is_relayed
 from routing.security import Identity, JoinToken
+from routing.view import View
 from swarm import SwarmClient
 from tests.fuzz.hostile import enrolled
-from tests.fuzz.talk import DirectoryTalk, ServerTalk, Talk
+from tests.fuzz.mutation import Mutator
+from tests.fuzz.talk import DirectoryTalk, RawTalk, RouterTalk, ServerTalk, Talk
 from tests.fuzz.toy_backend import MODEL, make_folder
 from tests.swarm.toy import greedy
 
@@ -35,6 +38,7 @@ class Target:
         key, address: where hostile peers connect to.
         hostile: the identities that do, each with what it has to say.
         check: a good peer is served as it should be; AssertionError if not.
+        raw: what is said on a TCP connection, without ZeroMQ, to a target that listens to that.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Target:
     address: str
     hostile: list[tuple[Identity, Talk]]
     check: Callable[[], None]
+    raw: Callable[[Mutator], bytes] | None = None
 
     def resident(self) -> int:
         """Bytes. Raises: AssertionError: it has crashed."""
@@ -69,10 +74,16 @@ def started_directory(folder: Path) -> Iterator[tuple[Program, JoinToken]]:
 
 @contextmanager
 def started_server(
-    folder: Path, token: JoinToken, span: str = "0:6", kv_tokens: int = 4000, **environment: str
+    folder: Path,
+    token: JoinToken,
+    span: str = "0:6",
+    kv_tokens: int = 4000,
+    options: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[Program]:
     """A server of the toy model."""
     command = ("server", str(make_folder(folder)), "--backend", "toy", "--blocks", span, "--kv-tokens", str(kv_tokens))
+    command = (*command, *options)
     name = f"server-{span.replace(':', '-')}"
     program = Program(folder, name, "tests.fuzz.program", *command, SWARM_JOIN=str(token), **environment)
     try:
@@ -105,7 +116,7 @@ def server(folder: Path, seed: int, hostile: int = 2, unlimited: bool = True) ->
                 logits = session.step([1, 2, 3])
                 assert logits.shape == (3, 61)
 
-        identities = [enrolled(token) for _ in range(hostile)]
+        identities = _enrol(token, hostile)
         talks = [(each, ServerTalk(described.key, each.public, seed + i)) for i, each in enumerate(identities)]
         yield Target("server", program, described.key, described.addresses[0], talks, check)
 
@@ -140,7 +151,7 @@ def directory(folder: Path, seed: int, hostile: int = 2) -> Iterator[Target]:
                     assert client.view.servers[honest.public] == described
                     assert client.admits(honest.public)
 
-            identities = [enrolled(token) for _ in range(hostile)]
+            identities = _enrol(token, hostile)
             talks: list[tuple[Identity, Talk]] = [
                 (each, DirectoryTalk(each.public, seed + i)) for i, each in enumerate(identities)
             ]
@@ -149,8 +160,43 @@ def directory(folder: Path, seed: int, hostile: int = 2) -> Iterator[Target]:
             yield Target("directory", program, token.directory, token.addresses[0], talks, check)
 
 
+@contextmanager
+def router(folder: Path, seed: int, hostile: int = 2) -> Iterator[Target]:
+    """`swarm-router`; the good peer generates through it, on a server that cannot be reached in another way."""
+    with started_directory(folder) as (_, token):
+        command = ("router", "--bind", "127.0.0.1:0")
+        program = Program(folder, "router", "swarm", *command, SWARM_JOIN=str(token))
+        try:
+            program.wait_for("ready")
+            with started_server(folder, token, options=("--relayed",)), SwarmClient(str(token)) as client:
+                wanted = greedy(PROMPT, NEW)
+                client._directory.wait_for(lambda view: bool(view.routers) and _all_relayed(view), 60)
+                (described,) = client._directory.view.routers.values()
+
+                def check() -> None:
+                    with SwarmClient(str(token)) as newcomer, newcomer.session(MODEL, 64) as session:
+                        assert list(session.stream(PROMPT, NEW)) == wanted
+
+                members = [(each, RouterTalk(seed + i)) for i, each in enumerate(_enrol(token, hostile))]
+                server = next(iter(client._directory.view.servers))
+                yield Target(
+                    "router", program, described.key, described.addresses[0], members, check, RawTalk(server, seed)
+                )
+        finally:
+            program.stop()
+
+
+def _all_relayed(view: View) -> bool:
+    return bool(view.servers) and all(is_relayed(each.addresses[-1]) for each in view.servers.values())
+
+
+def _enrol(token: JoinToken, count: int) -> list[Identity]:
+    return [enrolled(token) for _ in range(count)]
+
+
 TARGETS = {
     "directory": directory,
+    "router": router,
     "server": server,
     "server within limits": functools.partial(server, unlimited=False),
 }
