@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+THRESHOLD = 0.2  # how much better another span must be for a server to give up the one that it has or had
 
-def choose_span(coverage: Sequence[float], capacity: int) -> tuple[int, int]:
+
+def choose_span(coverage: Sequence[float], capacity: int, last: tuple[int, int] | None = None) -> tuple[int, int]:
     """The span `(start, end)` of `min(capacity, blocks)` blocks that a new server should take.
 
     It is the window whose throughputs, sorted, are lexicographically smallest; so no other window of that size holds
     more blocks that nobody serves. Among equals it is the one with fewest ends next to a block that nobody serves, so
     that coverage is extended and what is left open stays in one piece; then the lowest.
+
+    A server that comes back takes its `last` span again, with its weights at hand, unless that no longer fits or leaves
+    much of the memory empty, or the best window holds more blocks that nobody serves or a much weaker one (more than
+    `THRESHOLD` either way).
 
     Args:
         coverage: `[blocks]` throughput of each block over all servers, in tokens per second; 0: nobody serves it.
@@ -34,6 +40,11 @@ def choose_span(coverage: Sequence[float], capacity: int) -> tuple[int, int]:
         return sorted(coverage[start:end]), open_ends, start
 
     start = min(range(blocks - size + 1), key=rank)
+    best = coverage[start : start + size]
+    if last is not None and 0 <= last[0] < last[1] <= blocks and size / (1 + THRESHOLD) <= last[1] - last[0] <= size:
+        old = coverage[last[0] : last[1]]
+        if old.count(0) >= best.count(0) and min(old) <= min(best) * (1 + THRESHOLD):
+            return last
     return start, start + size
 
 

@@ -7,9 +7,11 @@ that no peer can claim, and every message carries the sender's authenticated pub
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import zmq
@@ -86,11 +88,18 @@ def _configure(socket: Socket, identity: Identity) -> None:
 class Listener:
     """A ROUTER that only keys admitted by the context's `Gate` can connect to.
 
+    Args:
+        admits: whether a key that got in before still may speak. Nothing that another says is received, and its
+            connection ends. None: whoever got in may.
+
     Raises:
         LinkError: the address is taken or not one of this machine.
     """
 
-    def __init__(self, context: Context, bind: str, identity: Identity) -> None:
+    def __init__(
+        self, context: Context, bind: str, identity: Identity, admits: Callable[[str], bool] | None = None
+    ) -> None:
+        self._admits = admits
         host, port = split_address(bind)
         self.socket: Socket = context.socket(zmq.ROUTER)
         _configure(self.socket, identity)
@@ -117,6 +126,10 @@ class Listener:
             except zmq.Again:
                 return None
             peer = str(frames[0].get("User-Id")) if frames else ""
+            if self._admits is not None and not self._admits(peer):
+                log.info("ended a connection of %s, which is not admitted any longer", peer[:8])
+                _cut(frames[0])
+                continue
             try:
                 message, array = wire.decode([frame.buffer for frame in frames[1:]])
             except wire.WireError as error:
@@ -136,6 +149,21 @@ class Listener:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def _cut(frame: zmq.Frame) -> None:
+    """End the connection that a frame came along. libzmq has no call for that, but tells its file descriptor.
+
+    By now the descriptor may be another connection's. One of the same machine is then cut and made anew; any other is
+    left alone.
+    """
+    with suppress(OSError):
+        connection = socket.socket(fileno=int(frame.get(zmq.SRCFD)))
+        try:
+            if connection.getpeername()[0] == frame.get("Peer-Address"):
+                connection.shutdown(socket.SHUT_RDWR)
+        finally:
+            connection.detach()
 
 
 _MONITORED = (

@@ -81,14 +81,14 @@ def serve(settings: Settings, stop: Stop) -> None:
         raise BackendError(f"--blocks {settings.blocks} is outside {model.name}, which has {info.blocks} blocks")
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("server", settings.name))
-        directory = DirectoryClient(token, identity, name)
+        directory = DirectoryClient(token, identity, name, role="server")
         resources.callback(directory.close)
         directory.start()
         context: Context = zmq.Context()
         gate = Gate(context, directory.admits)
         resources.callback(gate.close)
         bind = settings.bind or _default_bind(token)
-        listener = Listener(context, bind, identity)
+        listener = Listener(context, bind, identity, directory.admits)
         resources.callback(listener.close)
         server = wire.Server(
             key=identity.public,
@@ -149,7 +149,7 @@ def serve(settings: Settings, stop: Stop) -> None:
 
 def _default_bind(token: JoinToken) -> str:
     """Loopback where the whole swarm is on this machine, every interface otherwise; any free port."""
-    hosts = {split_address(address)[0] for address in token.addresses}
+    hosts = {split_address(address)[0] for site in token.directories for address in site.addresses}
     local = all(host == "localhost" or host == "::1" or host.startswith("127.") for host in hosts)
     return "127.0.0.1:0" if local else "0.0.0.0:0"
 

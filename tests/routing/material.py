@@ -21,6 +21,7 @@ from routing import wire
 from routing.directory import Directory
 from routing.links import Connected, Context, Dialer, LinkEvent, Received
 from routing.security import Identity, JoinToken
+from routing.view import View
 
 PATIENCE = 20  # s; only a test that fails waits so long
 
@@ -36,6 +37,8 @@ def strategy_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.StrType(min_length=shortest, max_length=longest):
             characters = st.characters(exclude_categories=["Cs"])
             return st.text(characters, min_size=shortest or 0, max_size=max(shortest or 0, min(longest or 9, 9)))
+        case inspect.BytesType(max_length=longest):
+            return st.binary(max_size=longest)
         case inspect.BoolType():
             return st.booleans()
         case inspect.NoneType():
@@ -91,6 +94,11 @@ def server(key: str = KEYS[0], start: int = 0, end: int = 12, **fields: Any) -> 
         "kv_free": 1000,
     }
     return wire.Server(**{**given, **fields})
+
+
+def unnumbered(view: View) -> dict[str, wire.Server]:
+    """The servers of a view as they were announced, without the number that tells which of two records is later."""
+    return {key: msgspec.structs.replace(each, revision=0) for key, each in view.servers.items()}
 
 
 @contextmanager

@@ -230,7 +230,8 @@ def damage(path: str, content: bytes | None) -> Callable[[Path], None]:
     [
         (damage("directory.json", b'{"members": [["'), r"directory\.json is damaged .* move .* away"),
         (damage("directory.json", b""), r"directory\.json is damaged"),
-        (damage("directory.json", b'{"members": [], "enrolments": [], "version": 2}'), "another version"),
+        (damage("directory.json", b'{"members": [], "enrolments": [], "version": 3}'), "another version"),
+        (damage("admin.key", b"no key"), r"admin\.key holds no key: delete it to get a new one"),
         (damage("directory.json", None), r"directory\.json is missing: restore it from a copy"),
         (damage("directory.key", None), r"directory\.key is missing: restore it"),
         (damage("directory.key", b"no key"), r"directory\.key holds no key: restore it"),
@@ -292,7 +293,7 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permission bits; the profile folder is private")
 def test_only_the_owner_can_read_what_is_kept(directory: Directory, tmp_path: Path) -> None:
-    for name in ("directory.key", "token.key", "directory.json"):
+    for name in ("directory.key", "token.key", "admin.key", "directory.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
