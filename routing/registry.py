@@ -12,12 +12,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 from zmq.utils import z85
 
 from routing import wire
 from routing.addresses import is_dialable
-from routing.assign import choose_span
+from routing.assign import choose_span, throughputs
 from routing.roster import Roster, short_id
 from routing.view import View, apply
 
@@ -299,13 +298,8 @@ class Registry:
 
     def _throughputs(self, server: wire.Server, now: float) -> list[float]:
         """Tokens per second of each block without `server`. One that has not measured yet counts as average."""
-        others = [other for other in self._others(server, now) if other.state != "draining"]
-        measured = [other.throughput for other in others if other.throughput > 0]
-        average = sum(measured) / len(measured) if measured else 1.0
-        throughputs = np.zeros(server.blocks)
-        for other in others:
-            throughputs[other.start : other.end] += (other.throughput or average) / (other.end - other.start)
-        return [float(throughput) for throughput in throughputs]
+        others = (other for other in self._others(server, now) if other.state != "draining")
+        return [float(throughput) for throughput in throughputs(others, server.blocks)]
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
