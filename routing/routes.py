@@ -10,7 +10,9 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from routing import wire
 from routing.paths import Reach, shortest
@@ -58,6 +60,7 @@ class Query:
         avoid: servers not to be used for this session.
         now: the clock of `bans`.
         fingerprint: digests of files of the model that the client holds; servers that disagree are left out.
+        ends: the only servers that may hold the first and the last block, where tokens are seen; None: any.
         seed: which of several equal routes is taken, so that sessions spread; None: always the same.
     """
 
@@ -69,6 +72,7 @@ class Query:
     now: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
+    ends: frozenset[str] | None = None
 
 
 def coverage(servers: Iterable[wire.Server], blocks: int) -> list[int]:
@@ -95,21 +99,56 @@ def plan(servers: Iterable[wire.Server], blocks: int, query: Query) -> tuple[wir
     Raises:
         NoRoute: some block has no server that can be used.
     """
-    usable = _usable(servers, blocks, query)
+    return _cheapest(_usable(servers, blocks, query, (0, blocks)), (0, blocks), query, None, None)
+
+
+def repair(servers: Iterable[wire.Server], blocks: int, query: Query, kept: Sequence[wire.Hop]) -> tuple[wire.Hop, ...]:
+    """A route that keeps these hops as they are, with what they have cached, and fills the gaps between them.
+
+    Args:
+        kept: hops of a route over `0:blocks`, in order.
+
+    Raises:
+        NoRoute: some block of a gap has no server that can be used.
+    """
+    known = list(servers)
+    route: list[wire.Hop] = []
+    at, before = 0, None
+    for hop in (*kept, None):
+        end = hop.start if hop else blocks
+        if at < end:
+            used = query.avoid | {other.peer for other in (*kept, *route)}
+            usable = _usable(known, blocks, replace(query, avoid=frozenset(used)), (at, end))
+            route += _cheapest(usable, (at, end), query, before, hop.peer if hop else None)
+        if hop:
+            route.append(hop)
+            at, before = hop.end, hop.peer
+    return tuple(route)
+
+
+def _cheapest(
+    usable: list[wire.Server], span: tuple[int, int], query: Query, before: str | None, after: str | None
+) -> tuple[wire.Hop, ...]:
+    """The cheapest hops over `span`, between two peers; None is the client."""
     usable.sort(key=lambda server: server.key)
     if query.seed is not None:
         random.Random(query.seed).shuffle(usable)
     speeds = [server.throughput for server in usable if server.throughput > 0]
     slowest = min(speeds, default=1.0)  # also for a server that has not measured itself
-    reaches = [Reach(s.start, s.end, _nanoseconds(_load(s) / max(s.throughput, slowest))) for s in usable]
+    reaches = [
+        Reach(max(s.start, span[0]), min(s.end, span[1]), _nanoseconds(_load(s) / max(s.throughput, slowest)))
+        for s in usable
+    ]
 
     def edge(one: int | None, other: int | None) -> int:
-        if other is None:  # the tail answers the client
+        if other is None:
             assert one is not None
-            return _nanoseconds(query.latency(None, usable[one].key) / 2)
-        return _nanoseconds(query.latency(None if one is None else usable[one].key, usable[other].key) / 2 + OVERHEAD)
+            if after is None:  # the tail answers the client
+                return _nanoseconds(query.latency(None, usable[one].key) / 2)
+            return _nanoseconds(query.latency(usable[one].key, after) / 2 + OVERHEAD)
+        return _nanoseconds(query.latency(before if one is None else usable[one].key, usable[other].key) / 2 + OVERHEAD)
 
-    legs = shortest(reaches, 0, blocks, edge, _nanoseconds(OVERHEAD))
+    legs = shortest(reaches, *span, edge, _nanoseconds(OVERHEAD))
     assert legs is not None, "every block is covered"
     return tuple(wire.Hop(usable[leg.which].key, usable[leg.which].addresses, leg.start, leg.end) for leg in legs)
 
@@ -122,37 +161,51 @@ def _nanoseconds(seconds: float) -> int:
     return round(min(max(seconds, 0.0), 1e6) * 1e9)
 
 
-def _usable(servers: Iterable[wire.Server], blocks: int, query: Query) -> list[wire.Server]:
-    """The servers that the session may use. Raises: NoRoute: for the first reason that leaves blocks without one."""
-    known = [s for s in servers if s.model == query.model and s.blocks == blocks and s.end <= blocks]
-    gaps = _uncovered(known, blocks)
+def _usable(servers: Iterable[wire.Server], blocks: int, query: Query, span: tuple[int, int]) -> list[wire.Server]:
+    """The servers that the session may use for blocks of `span`.
+
+    Raises:
+        NoRoute: for the first reason that leaves blocks without one.
+    """
+    known = [
+        s
+        for s in servers
+        if s.model == query.model and s.blocks == blocks and s.end <= blocks and s.start < span[1] and span[0] < s.end
+    ]
+    if query.ends is not None and not (gaps := _uncovered(known, span)):
+        known = [s if s.key in query.ends else _inner(s) for s in known]
+        known = [s for s in known if s.start < s.end]
+        if gaps := _uncovered(known, span):
+            text = f"no server of your own has {_blocks(gaps)} of {query.model!r}"
+            raise NoRoute("private", f"{text}: start one that does, or do not ask for privacy", gaps)
+    gaps = _uncovered(known, span)
     if gaps == ((0, blocks),):
         raise NoRoute("unserved", f"no server of the swarm has {query.model!r}", gaps)
     if gaps:
         raise NoRoute("unserved", f"no server has {_blocks(gaps)} of {query.model!r}: start one that does", gaps)
 
     agreeing = [s for s in known if all(s.fingerprint.get(k, v) == v for k, v in query.fingerprint.items())]
-    if gaps := _uncovered(agreeing, blocks):
+    if gaps := _uncovered(agreeing, span):
         text = f"the files of the servers of {_blocks(gaps)} of {query.model!r} differ from the ones here"
         raise NoRoute("conflict", text, gaps)
 
     ready = [s for s in agreeing if s.state == "ready"]
-    if gaps := _uncovered(ready, blocks):
+    if gaps := _uncovered(ready, span):
         text = f"the servers of {_blocks(gaps)} of {query.model!r} are loading or leaving: try again in a moment"
         raise NoRoute("not-ready", text, gaps, LOADING_RETRY)
 
     large = [s for s in ready if s.kv_tokens >= query.max_length]
-    if gaps := _uncovered(large, blocks):
+    if gaps := _uncovered(large, span):
         text = f"{query.max_length} tokens are more than the servers of {_blocks(gaps)} of {query.model!r} can hold"
         raise NoRoute("too-long", f"{text}: ask for fewer, or start one with more --kv-tokens", gaps)
 
     roomy = [s for s in large if s.kv_free >= query.max_length]
-    if gaps := _uncovered(roomy, blocks):
+    if gaps := _uncovered(roomy, span):
         text = f"the servers of {_blocks(gaps)} of {query.model!r} have no room for {query.max_length} tokens now"
         raise NoRoute("full", f"{text}: try again in a moment", gaps, BUSY_RETRY)
 
     trusted = [s for s in roomy if s.key not in query.avoid and query.bans.get(s.key, -math.inf) <= query.now]
-    if gaps := _uncovered(trusted, blocks):
+    if gaps := _uncovered(trusted, span):
         ends = [query.bans[s.key] for s in roomy if query.bans.get(s.key, -math.inf) > query.now]
         wait = max(min(ends, default=query.now + BUSY_RETRY) - query.now, 0.0)
         text = f"the only servers of {_blocks(gaps)} of {query.model!r} failed a moment ago"
@@ -160,12 +213,18 @@ def _usable(servers: Iterable[wire.Server], blocks: int, query: Query) -> list[w
     return trusted
 
 
-def _uncovered(servers: Sequence[wire.Server], blocks: int) -> Spans:
-    held = [0] * (blocks + 1)
+def _inner(server: wire.Server) -> wire.Server:
+    """Without the first and the last block of the model."""
+    return msgspec.structs.replace(server, start=max(server.start, 1), end=min(server.end, server.blocks - 1))
+
+
+def _uncovered(servers: Sequence[wire.Server], span: tuple[int, int]) -> Spans:
+    first, last = span
+    held = [0] * (last - first + 1)
     for server in servers:
-        held[server.start] += 1
-        held[server.end] -= 1
-    return _gaps(list(itertools.accumulate(held[:blocks])))
+        held[max(server.start, first) - first] += 1
+        held[min(server.end, last) - first] -= 1
+    return tuple((start + first, end + first) for start, end in _gaps(list(itertools.accumulate(held[:-1]))))
 
 
 def _gaps(replicas: Sequence[int]) -> Spans:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-VERSION = 1
+VERSION = 2
 CHUNK = 1 << 20  # bytes; libzmq encrypts a frame at a time, so small frames bound its copies
 MAX_FRAME = 4 << 20  # bytes; ZMQ_MAXMSGSIZE of every socket
 MAX_TENSOR = 256 << 20  # bytes
@@ -117,11 +117,18 @@ class Open(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """Hop to client. `position` is the length of the KV cache that the hop has kept, at most the one asked for."""
+    """Hop to client: ready for the epoch.
+
+    Attributes:
+        position: length of the KV cache that the hop has kept, at most the one asked for.
+        held: from this position up to `position` the hop still has the outputs that it once pushed, and can push them
+            again; equal to `position` where it has none.
+    """
 
     session: SessionId
     epoch: Count
     position: Count
+    held: Count = 0
 
 
 class Refused(Message, frozen=True):
@@ -144,8 +151,9 @@ class Forward(Message, frozen=True):
         position: of the first token.
         outputs: for how many of the last tokens the tail owes an output; more may follow in later messages.
         output: what a session that is driven step by step gets for them.
-        rewind: the position is where the client wants to be: forget what lies beyond. Travels along the ring, so every
-            hop sees it in order.
+        starts: where every hop of the route is to start, the first of them at `position`: each forgets what lies beyond
+            its own start, and pushes what the next hop wants from the start of that one on, out of the outputs that it
+            has kept. Travels along the ring with the first message, so every hop sees it in order. Empty: go on.
         last: no further part of this step follows.
     """
 
@@ -154,8 +162,14 @@ class Forward(Message, frozen=True):
     position: Count
     outputs: Count = 0
     output: Literal["logits", "hidden"] = "logits"
-    rewind: bool = False
+    starts: Annotated[tuple[Count, ...], Meta(max_length=MAX_HOPS)] = ()
     last: bool = True
+
+
+class Credit(Message, frozen=True):
+    """Hop to the hop before it: so many bytes of activations have been taken in, more may follow."""
+
+    size: Amount
 
 
 class Token(Message, frozen=True):
@@ -187,6 +201,29 @@ class Failed(Message, frozen=True):
     code: Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost_hop", "memory"]
     reason: Text
     peer: Annotated[str, Meta(max_length=40)] = ""
+
+
+class Leaving(Message, frozen=True):
+    """Hop to client: I am about to leave. The session goes on here for a while; move it to another server."""
+
+    session: SessionId
+    epoch: Count
+
+
+class Probe(Message, frozen=True):
+    """Client to hop: nothing has come for a while; are you there, and how far have you got?"""
+
+    session: SessionId
+    epoch: Count
+
+
+class Alive(Message, frozen=True):
+    """Hop to client, from the thread that computes: tokens of the session that were taken in, and computed."""
+
+    session: SessionId
+    epoch: Count
+    accepted: Count
+    computed: Count
 
 
 class Close(Message, frozen=True):
@@ -496,7 +533,7 @@ class Expel(Message, frozen=True):
 
 
 AnyMessage = (
-    Open | Opened | Refused | Forward | Token | Result | Failed | Close | Ping | Pong
+    Open | Opened | Refused | Forward | Credit | Token | Result | Failed | Leaving | Probe | Alive | Close | Ping | Pong
     | ListFiles | Files | ReadFile | FilePart
     | Enrol | Announce | Withdraw | Place | Placed | Done | Watch | Snapshot | Change
     | Consult | Roster | Issue | Revoke | Expel

@@ -6,10 +6,11 @@ with SwarmClient(join="swarm1:...") as client:
     print(client.generate("smollm2-135m", "The capital of France is", max_new_tokens=16))
 """
 
-from swarm.client import AsyncClientSession, AsyncSwarmClient, ClientSession, SamplingOptions, ServedModel, SwarmClient
+from swarm.actions import Notice
+from swarm.aio import AsyncClientSession, AsyncSwarmClient
+from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
 from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
 from swarm.sampling import Sampling
-from swarm.session import Notice
 
 __version__ = "0.1.0"
 

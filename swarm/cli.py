@@ -163,6 +163,14 @@ def directory(
 @click.option("--quantize", type=click.Choice(["int8", "nf4"]))
 @click.option("--kv-tokens", type=click.IntRange(1), help="Tokens of all sessions together.  [default: by free memory]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the cores]")
+@click.option(
+    "--drain",
+    type=click.FloatRange(0),
+    default=serving.Settings.drain,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a server that is asked to stop waits for its sessions to move to others.",
+)
 @click.option("--name", default="", help="Shown to others.  [default: server-1, server-2, ...]")
 @click.option("--model-name", default="", help="The model's name in the swarm.")
 @verbose_option

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
+import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 
 from backends.stage import Array, Output
 from routing import wire
@@ -19,12 +19,13 @@ from routing.errors import DirectoryError
 from routing.routes import missing
 from routing.security import JoinToken, SecurityError
 from routing.view import View
+from swarm.actions import Done, Emit, Notice, StepOutput
 from swarm.driver import Driver
-from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
-from swarm.identities import claimed
+from swarm.errors import BadRequest, Overloaded, SwarmError, Unavailable, UnknownModel
+from swarm.identities import claimed, own
 from swarm.sampling import Sampling
-from swarm.session import Done, Emit, Notice, StepOutput
 from swarm.tokenizer import Detokenizer, Tokenizer
+from swarm.verify import Verdict, compare
 from swarm.vocabulary import fetch_tokenizer
 
 Step = wire.Token | Notice
@@ -61,14 +62,26 @@ class ServedModel:
         return not self.missing
 
 
-class _Base:
+class Base:
     """What the two clients share: the connection to the directory and the driver."""
 
-    def __init__(self, join: str | None = None, *, name: str = "client", timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        join: str | None = None,
+        *,
+        name: str = "client",
+        timeout: float = 10.0,
+        patience: float = 30.0,
+        private: bool | Collection[str] = False,
+    ) -> None:
         """
         Args:
             join: the join token; by default the one in the environment variable `SWARM_JOIN`.
             timeout: seconds to wait for the directory.
+            patience: seconds that a session waits for a server of blocks that it has lost.
+            private: let nobody else see tokens: the first and the last block are computed by servers with these
+                public keys; True: by those that run from this `SWARM_HOME`. `docs/security.md` says what others learn
+                all the same.
 
         Raises:
             SwarmError: no token or a bad one, or no directory answers.
@@ -89,7 +102,8 @@ class _Base:
                 self._directory.start()
             except DirectoryError as error:
                 raise SwarmError(str(error)) from error
-            self._driver = Driver(self._directory, identity)
+            ends = own() if private is True else frozenset(private) if private else None
+            self._driver = Driver(self._directory, identity, patience=patience, ends=ends)
             self._resources.callback(self._driver.shut_down)
             self._resources = self._resources.pop_all()
         self._tokenizers: dict[str, Tokenizer | None] = {}
@@ -156,7 +170,7 @@ class _Base:
         self._resources.close()
 
 
-class SwarmClient(_Base):
+class SwarmClient(Base):
     """Generates through a swarm.
 
         with SwarmClient(join="swarm1:...") as client:
@@ -192,7 +206,7 @@ class SwarmClient(_Base):
         self, model: str, prompt: str, max_new_tokens: int = 128, **sampling: Unpack[SamplingOptions]
     ) -> Iterator[str]:
         """The same, piece by piece."""
-        tokenizer = _required(self.tokenizer(model), model)
+        tokenizer = required(self.tokenizer(model), model)
         ids = tokenizer.encode(prompt)
         sampling.setdefault("stop_ids", tuple(sorted(tokenizer.stop_ids)))
         with self.session(model, len(ids) + max_new_tokens) as session:
@@ -212,15 +226,25 @@ class ClientSession:
         notices: what happened on the way that a user may want to know, e.g. a server that was replaced.
     """
 
-    def __init__(self, driver: Driver, model: str, max_length: int) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        model: str,
+        max_length: int,
+        through: Sequence[wire.Hop] = (),
+        without: frozenset[str] = frozenset(),
+    ) -> None:
         self._driver = driver
+        self.model = model
+        self._answer: list[wire.Token] = []  # of the last generation
+        self._sampling = Sampling()
         self._ids: list[int] = []
         self._position = 0
         self._closed = False
         self.max_length = max_length
         self.last: wire.Token | None = None
         self.notices: list[str] = []
-        self._id = driver.open(model, max_length)
+        self._id = driver.open(model, max_length, through, without)
 
     def __enter__(self) -> Self:
         return self
@@ -233,6 +257,16 @@ class ClientSession:
         if not self._closed:
             self._closed = True
             self._driver.close(self._id)
+
+    @property
+    def route(self) -> tuple[wire.Hop, ...]:
+        """The servers that compute the session now, and their blocks; empty before its first use."""
+        return self._driver.state(self._id)[1]
+
+    @property
+    def epoch(self) -> int:
+        """How many times the session was opened: each change of its route makes it one more."""
+        return self._driver.state(self._id)[0]
 
     @property
     def ids(self) -> list[int]:
@@ -256,9 +290,10 @@ class ClientSession:
 
         The swarm goes on by itself; leaving the iterator early stops it.
         """
-        prompt = [*self.ids, *_as_ids(input_ids)]
+        prompt = [*self.ids, *as_ids(input_ids)]
+        self._answer, self._sampling = [], Sampling(**sampling)
         inbox: queue.SimpleQueue[Emit | Done] = queue.SimpleQueue()
-        self._driver.generate(self._id, prompt, max_new_tokens, Sampling(**sampling), inbox.put)
+        self._driver.generate(self._id, prompt, max_new_tokens, self._sampling, inbox.put)
         self._ids, self._position = prompt, len(prompt)
         finished = False
         try:
@@ -266,6 +301,7 @@ class ClientSession:
                 match inbox.get():
                     case Emit(wire.Token() as token):
                         self.last = token
+                        self._answer.append(token)
                         self._ids.append(token.token)
                         self._position += 1
                         yield token.token
@@ -280,16 +316,51 @@ class ClientSession:
             if not finished and not self._closed:
                 self._driver.cancel(self._id)
 
-    def step(self, input_ids: Sequence[int], output: Output = "logits") -> Array:
+    def verify(self, window: int = 16) -> Verdict:
+        """Have a part of the last answer computed anew by a route in which one hop, drawn by lot, is another server.
+
+        The answer must have been made with `logprobs=0` or more.
+
+        Args:
+            window: tokens of the answer to compare, at a place drawn by lot.
+
+        Raises:
+            Unavailable: no hop of the route has a second server.
+            BadRequest: there is no answer with log-probabilities.
+        """
+        if not self._answer or any(token.logprob is None for token in self._answer):
+            raise BadRequest("there is nothing to verify: generate with logprobs=0 first")
+        first, route = self._answer[0].position, self.route
+        begin = secrets.randbelow(max(len(self._answer) - window, 0) + 1)
+        compared = self._answer[begin : begin + window]
+        start, end = compared[0].position, compared[-1].position + 1
+        problem: SwarmError = Unavailable("the route is not known any longer")
+        for hop in secrets.SystemRandom().sample(route, len(route)):
+            others = [other for other in route if other is not hop]
+            check = ClientSession(self._driver, self.model, end, others, frozenset({hop.peer}))
+            with check:
+                try:
+                    logits = check.step(self._ids[: end - 1], outputs=len(compared))
+                except (Overloaded, Unavailable) as error:
+                    problem = error
+                    continue
+            logprobs = [token.logprob or 0.0 for token in compared]
+            return compare(logits, self._ids[:end], start, logprobs, self._sampling, first, hop)
+        raise Unavailable(f"no hop of the route can be checked against a second server: {problem}")
+
+    def step(self, input_ids: Sequence[int], output: Output = "logits", outputs: int | None = None) -> Array:
         """Compute `input_ids` at `position` and move it behind them.
 
+        Args:
+            outputs: for how many of the last tokens an output is wanted; None: for all.
+
         Returns:
-            `[tokens, vocab]` float32 logits, or with `output="hidden"` the `[tokens, hidden]` states after the last
+            `[outputs, vocab]` float32 logits, or with `output="hidden"` the `[outputs, hidden]` states after the last
             norm.
         """
-        ids = _as_ids(input_ids)
+        ids = as_ids(input_ids)
         inbox: queue.SimpleQueue[Emit | Done] = queue.SimpleQueue()
-        self._driver.step(self._id, ids, self._position, output, inbox.put)
+        self._driver.step(self._id, ids, self._position, output, inbox.put, outputs)
         result: Array | None = None
         while True:
             match inbox.get():
@@ -307,127 +378,7 @@ class ClientSession:
         return result
 
 
-class AsyncSwarmClient(_Base):
-    """`SwarmClient` for asyncio. The work is done in the client's own thread, so any event loop will do."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._close)
-
-    async def tokenizer(self, model: str) -> Tokenizer | None:
-        return await asyncio.to_thread(self._load_tokenizer, model)
-
-    async def stream(
-        self,
-        model: str,
-        input_ids: Sequence[int],
-        max_new_tokens: int,
-        sampling: Sampling | None = None,
-        max_length: int | None = None,
-    ) -> AsyncIterator[Step]:
-        """The tokens that follow `input_ids`, and notices of what happens on the way.
-
-        Closing the generator stops the session on every hop.
-        """
-        ids = _as_ids(input_ids)
-        length = self._session_length(model, max_length or len(ids) + max_new_tokens)
-        session = self._driver.open(model, length)
-        try:
-            inbox = _Inbox()
-            self._driver.generate(session, ids, max_new_tokens, sampling or Sampling(), inbox.put)
-            async for item in inbox:
-                assert not isinstance(item, StepOutput)
-                yield item
-        finally:
-            self._driver.close(session)
-
-    async def generate(
-        self, model: str, prompt: str, max_new_tokens: int = 128, **sampling: Unpack[SamplingOptions]
-    ) -> str:
-        """The text that follows `prompt`, until a stop token or `max_new_tokens`."""
-        tokenizer = _required(await self.tokenizer(model), model)
-        sampling.setdefault("stop_ids", tuple(sorted(tokenizer.stop_ids)))
-        detokenizer, text = Detokenizer(tokenizer), []
-        steps: Any = self.stream(model, tokenizer.encode(prompt), max_new_tokens, Sampling(**sampling))
-        async with aclosing(steps):
-            async for item in steps:
-                if isinstance(item, wire.Token) and item.token not in sampling["stop_ids"]:
-                    text.append(detokenizer.push(item.token))
-        return "".join([*text, detokenizer.flush()])
-
-    def session(self, model: str, max_length: int) -> AsyncClientSession:
-        """A session that reserves `max_length` tokens on every hop once it is used."""
-        return AsyncClientSession(ClientSession(self._driver, model, self._session_length(model, max_length)))
-
-
-class AsyncClientSession:
-    """`ClientSession`, awaited."""
-
-    def __init__(self, session: ClientSession) -> None:
-        self._session = session
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._session.close()
-
-    @property
-    def ids(self) -> list[int]:
-        return self._session.ids
-
-    @property
-    def position(self) -> int:
-        return self._session.position
-
-    @position.setter
-    def position(self, value: int) -> None:
-        self._session.position = value
-
-    async def step(self, input_ids: Sequence[int], output: Output = "logits") -> Array:
-        return await asyncio.to_thread(self._session.step, input_ids, output)
-
-    async def stream(
-        self, input_ids: Sequence[int], max_new_tokens: int, **sampling: Unpack[SamplingOptions]
-    ) -> AsyncIterator[int]:
-        tokens = self._session.stream(input_ids, max_new_tokens, **sampling)
-        try:
-            while (token := await asyncio.to_thread(next, tokens, None)) is not None:
-                yield token
-        finally:
-            tokens.close()  # type: ignore[attr-defined]
-
-
-class _Inbox:
-    """Items from the driver's thread, awaited in the caller's loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Emit | Done] = asyncio.Queue()
-
-    def put(self, item: Emit | Done) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        except RuntimeError:  # the loop was closed: nobody is left to read
-            return
-
-    async def __aiter__(self) -> AsyncIterator[wire.Token | Notice | StepOutput]:
-        while True:
-            match await self._queue.get():
-                case Emit(item):
-                    yield item
-                case Done(error):
-                    if error is not None:
-                        raise error
-                    return
-
-
-def _as_ids(input_ids: Sequence[int]) -> list[int]:
+def as_ids(input_ids: Sequence[int]) -> list[int]:
     """Plain ints out of a list, an array or a tensor of shape `[n]` or `[1, n]`."""
     values = input_ids.tolist() if hasattr(input_ids, "tolist") else list(input_ids)
     if len(values) == 1 and isinstance(values[0], list):
@@ -435,7 +386,7 @@ def _as_ids(input_ids: Sequence[int]) -> list[int]:
     return [int(value) for value in values]
 
 
-def _required(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
+def required(tokenizer: Tokenizer | None, model: str) -> Tokenizer:
     if tokenizer is None:
         raise Unavailable(f"{model} has no tokenizer: use a session and token ids")
     return tokenizer

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 import zmq
@@ -23,11 +24,12 @@ from backends.stage import Array, Output
 from routing import wire
 from routing.client import DirectoryClient
 from routing.links import Connected, Context, Dialer, Lost, Received, Socket
-from routing.routes import Bans, NoRoute, Query, plan
+from routing.routes import Bans, NoRoute, Query, repair
 from routing.security import Identity
+from swarm.actions import Action, Ban, Done, Emit, Plan, Praise, Send
 from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
 from swarm.sampling import Sampling
-from swarm.session import Action, Ban, Done, Emit, Plan, Praise, Send, Session
+from swarm.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +55,17 @@ class Driver:
         directory: DirectoryClient,
         identity: Identity,
         *,
+        patience: float = 30.0,
+        ends: frozenset[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            patience: seconds that a session waits for a server of blocks that it has lost.
+            ends: the only servers that may see tokens; None: any.
+        """
+        self._patience = patience
+        self._ends = ends
         self._directory = directory
         self._clock = clock
         self._context: Context = zmq.Context()
@@ -81,9 +92,17 @@ class Driver:
 
     # --- from any thread ---------------------------------------------------------------------------------------------
 
-    def open(self, model: str, max_length: int) -> str:
-        """A new session's id. Nothing is sent until it is used."""
-        session = Session(secrets.token_hex(16), model, max_length)
+    def open(
+        self, model: str, max_length: int, through: Sequence[wire.Hop] = (), without: frozenset[str] = frozenset()
+    ) -> str:
+        """A new session's id. Nothing is sent until it is used.
+
+        Args:
+            through: hops that its first route is to have.
+            without: servers that it never uses.
+        """
+        session = Session(secrets.token_hex(16), model, max_length, self._patience)
+        session.through, session.without = tuple(through), without
         self._do(lambda: self._sessions.update({session.id: (session, None)}))
         return session.id
 
@@ -91,8 +110,16 @@ class Driver:
         """Continue `ids`; `sink` is called in the driver's thread with each item, and with `Done` once, last."""
         self._start(session, sink, lambda s: s.generate(ids, new, sampling, self._clock()))
 
-    def step(self, session: str, ids: Sequence[int], position: int, output: Output, sink: Sink) -> None:
-        self._start(session, sink, lambda s: s.step(ids, position, output, self._clock()))
+    def step(
+        self,
+        session: str,
+        ids: Sequence[int],
+        position: int,
+        output: Output,
+        sink: Sink,
+        outputs: int | None = None,
+    ) -> None:
+        self._start(session, sink, lambda s: s.step(ids, position, output, self._clock(), outputs))
 
     def cancel(self, session: str) -> None:
         """Stop what the session does; its sink hears no more."""
@@ -101,6 +128,11 @@ class Driver:
     def close(self, session: str) -> None:
         """End the session and free its KV caches."""
         self._do(lambda: self._close(session))
+
+    def state(self, session: str) -> tuple[int, tuple[wire.Hop, ...]]:
+        """Epoch and route of the session; nothing of one that is closed."""
+        known = self._sessions.get(session)
+        return (known[0].epoch, known[0].route) if known else (0, ())
 
     def call(
         self, server: wire.Server, request: Callable[[int], wire.Message]
@@ -208,11 +240,13 @@ class Driver:
         queue = deque(actions)
         while queue:
             match queue.popleft():
+                case Send(hop, wire.Close()) if hop.peer not in self._dialer:
+                    pass
                 case Send(hop, message, array):
                     self._dialer.dial(hop.peer, hop.addresses)
                     self._dialer.send(hop.peer, message, array)
-                case Plan(avoid):
-                    queue.extend(self._plan(session, avoid))
+                case Plan(avoid, keep):
+                    queue.extend(self._plan(session, avoid, keep))
                 case Ban(peer):
                     self._bans.ban(peer, self._clock())
                     known = self._directory.view.servers.get(peer)
@@ -230,7 +264,7 @@ class Driver:
             self._sessions[session.id] = session, None
         known[1](item)
 
-    def _plan(self, session: Session, avoid: frozenset[str]) -> list[Action]:
+    def _plan(self, session: Session, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
         now = self._clock()
         servers = {server.key: server for server in self._directory.view.serving(session.model)}
         for key, instance in list(self._banned.items()):
@@ -245,16 +279,20 @@ class Driver:
             session.model,
             session.max_length,
             self._round_trip,
-            self._bans.active(now),
+            {},
             avoid,
             now,
             seed=int(session.id[:8], 16),
+            ends=self._ends,
         )
-        try:
-            blocks = next(iter(servers.values())).blocks if servers else 1
-            return session.routed(plan(servers.values(), blocks, query), now)
-        except NoRoute as refusal:
-            return session.no_route(_explained(refusal), now)
+        blocks = next(iter(servers.values())).blocks if servers else 1
+        # Best with what the survivors have cached; and rather by a server that failed a moment ago than not at all.
+        for bans, kept in itertools.product((self._bans.active(now), {}), dict.fromkeys((keep, ()))):
+            try:
+                return session.routed(repair(servers.values(), blocks, replace(query, bans=bans), kept), now)
+            except NoRoute as refusal:
+                explained = _explained(refusal)
+        return session.no_route(explained, now)
 
     def _round_trip(self, one: str | None, other: str) -> float:
         """Seconds between the client and a server; nothing is known of the way between two servers."""

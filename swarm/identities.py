@@ -42,3 +42,12 @@ def claimed(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
             lock.release()
         return
     raise SwarmError(f"{name or role!r} runs on this machine already: choose another --name")
+
+
+def own() -> frozenset[str]:
+    """The public keys of everything that runs, or has run, from this `SWARM_HOME`."""
+    keys = home.folder("identities").glob("*.key")
+    try:
+        return frozenset(Identity.load(path).public for path in keys)
+    except SecurityError as error:
+        raise SwarmError(str(error)) from error

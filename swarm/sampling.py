@@ -61,7 +61,7 @@ def pick(
     token = int(scores.argmax()) if sampling.temperature == 0 else _draw(scores, sampling, position)
     if sampling.logprobs < 0:
         return Pick(token)
-    logprobs = _log_softmax(logits)
+    logprobs = log_softmax(logits)
     best = _largest(logits, sampling.logprobs)
     return Pick(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in best))
 
@@ -122,6 +122,7 @@ def _largest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int
     return chosen[np.lexsort((chosen, -values[chosen]))]
 
 
-def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """`[vocab]` log-probabilities."""
     shifted = logits.astype(np.float64) - float(logits.max())
     return shifted - float(np.log(np.exp(shifted).sum()))

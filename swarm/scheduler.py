@@ -8,12 +8,16 @@ that a long prompt never holds up somebody else's stream for longer than a chunk
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from backends import Span
 from backends.stage import Array, Batch, Output, Row
+
+SLOW_BATCH = 1.0  # s; batches that take longer are made smaller
+LEAST_BUDGET = 16  # tokens
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class Work:
     Attributes:
         inputs: `[tokens]` ids or `[tokens, hidden]` hidden states.
         outputs: for how many of the last tokens the tail owes an output.
+        starts: see `wire.Forward`; the session is set back before this is computed.
         last: nothing more belongs to the step that this is part of.
+        sender: the hop that sent it, to be told when it was taken; empty where it does not wait for that.
     """
 
     session: str
@@ -33,8 +39,10 @@ class Work:
     span: Span
     outputs: int = 0
     output: Output = "logits"
-    rewind: bool = False
+    starts: tuple[int, ...] = ()
     last: bool = True
+    sender: bytes = b""
+    size: int = 0  # bytes as they came
 
     @property
     def length(self) -> int:
@@ -45,8 +53,8 @@ class Work:
         rest = self.length - length
         owed = min(self.outputs, rest)
         return (
-            replace(self, inputs=self.inputs[:length], outputs=self.outputs - owed, last=False),
-            replace(self, inputs=self.inputs[length:], position=self.position + length, outputs=owed, rewind=False),
+            replace(self, inputs=self.inputs[:length], outputs=self.outputs - owed, last=False, sender=b"", size=0),
+            replace(self, inputs=self.inputs[length:], position=self.position + length, outputs=owed, starts=()),
         )
 
 
@@ -56,30 +64,47 @@ class Scheduler:
     def __init__(self, budget: int, batched: bool) -> None:
         """
         Args:
-            budget: tokens of a batch; a decode step is taken even beyond it.
+            budget: tokens of a batch at most; a decode step is taken even beyond it.
             batched: False: one session at a time.
         """
-        self._budget = budget
+        self._budget = self._most = budget
         self._batched = batched
         self._queues: dict[str, deque[Work]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._queues)
+    def pace(self, tokens: int, seconds: float) -> None:
+        """Fit the budget to how long a batch took: a server that is slow must still look at its sockets often enough
+        to be told from one that hangs."""
+        if seconds > SLOW_BATCH and tokens > LEAST_BUDGET:
+            self._budget = max(LEAST_BUDGET, min(self._budget, tokens) // 2)
+        elif seconds < SLOW_BATCH / 4 and tokens >= self._budget:
+            self._budget = min(2 * self._budget, self._most)
 
     def add(self, work: Work) -> None:
         self._queues.setdefault(work.session, deque()).append(work)
 
-    def drop(self, session: str) -> None:
-        self._queues.pop(session, None)
+    def all_held(self, held: Callable[[Work], bool]) -> bool:
+        """Whether nothing that is pending can be computed now."""
+        return all(held(queue[0]) for queue in self._queues.values())
 
-    def take(self) -> list[Work]:
+    def put_back(self, work: Work) -> None:
+        """It was taken too early: next in the line of its session."""
+        self._queues.setdefault(work.session, deque()).appendleft(work)
+
+    def drop(self, session: str) -> list[Work]:
+        """Forget what is pending of the session; gives it back."""
+        return list(self._queues.pop(session, ()))
+
+    def take(self, held: Callable[[Work], bool] = lambda work: False) -> list[Work]:
         """Work for one batch: at most one row per session, all over the same span and with the same kind of output.
 
         Sessions that were taken go to the end of the line.
+
+        Args:
+            held: whether some work has to wait.
         """
-        if not self._queues:
+        heads = [queue[0] for queue in self._queues.values() if not held(queue[0])]
+        if not heads:
             return []
-        heads = [queue[0] for queue in self._queues.values()]
         first = heads[0]
         fitting = [work for work in heads if (work.span, work.output) == (first.span, first.output)]
         if not self._batched:

@@ -37,6 +37,10 @@ class Seat:
         accepted: tokens of the sequence that were taken in, computed or not; the next message starts here.
         computed: tokens in the KV cache.
         history: the sequence as far as the tail of a ring must look back at it.
+        pushed: the next hop needs outputs from this position on.
+        starts: to be sent along with the next push.
+        resend: outputs of this range are pushed again before anything else.
+        failed: nothing more is computed in this epoch; the cache waits for the next one.
     """
 
     session: str
@@ -51,6 +55,10 @@ class Seat:
     accepted: int = 0
     computed: int = 0
     history: list[int] = field(default_factory=list)
+    pushed: int = 0
+    starts: tuple[int, ...] = ()
+    resend: tuple[int, int] | None = None
+    failed: bool = False
 
     @property
     def span(self) -> Span:
@@ -66,6 +74,10 @@ class Seat:
         if self.hop > 0:
             return sender == self.route[self.hop - 1].peer
         return sender in (self.owner, self.route[-1].peer)
+
+    def fits(self, message: wire.Forward) -> bool:
+        """Whether the starts of all hops are ones that this hop can go by."""
+        return len(message.starts) == len(self.route) and message.starts[self.hop] == message.position
 
     def may_close(self, sender: str) -> bool:
         return sender == self.owner or any(hop.peer == sender for hop in self.route)

@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -54,6 +55,7 @@ class Settings:
     name: str = ""
     model_name: str = ""
     threads: int | None = None
+    drain: float = 30.0  # s
 
 
 def parse_span(text: str) -> Span:
@@ -124,6 +126,11 @@ def serve(settings: Settings, stop: Stop) -> None:
             memory_used=stage.memory().weights,
             memory=stage.memory().weights + stage.memory().free,
         )
+
+        def report(free: int, sessions: int) -> None:
+            state: Literal["ready", "draining"] = "draining" if stop.is_set() else "ready"
+            directory.update(msgspec.structs.replace(server, state=state, kv_free=max(free, 0), sessions=sessions))
+
         poller = zmq.Poller()
         poller.register(listener.socket, zmq.POLLIN)
         dialer = Dialer(context, identity, poller)
@@ -136,15 +143,16 @@ def serve(settings: Settings, stop: Stop) -> None:
             model=server.model,
             folder=model.path,
             kv_tokens=kv_tokens,
-            report=lambda free, sessions: directory.update(
-                msgspec.structs.replace(server, kv_free=max(free, 0), sessions=sessions)
-            ),
+            report=report,
         )
         directory.announce(server)
         resources.callback(directory.withdraw)
         stop.abrupt = False
         announce(f"ready: {name} serves blocks {span} of {server.model} on {stage.device} ({server.addresses[0]})")
         loop.run(poller, stop)
+        if loop.sessions:
+            log.info("leaving: waiting for %d sessions to move or end, at most %.0f s", loop.sessions, settings.drain)
+        loop.drain(poller, settings.drain)
 
 
 def _default_bind(token: JoinToken) -> str:

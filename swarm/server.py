@@ -7,7 +7,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +20,11 @@ from backends import BackendError, Stage
 from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
+from swarm.files import Files
+from swarm.outputs import Outputs
 from swarm.sampling import looks_back, pick
 from swarm.scheduler import Scheduler, Work, pack
 from swarm.seats import Refusal, Seat, Seats
-from swarm.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +32,11 @@ FailureCode = Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost
 
 BATCH_TOKENS = 512
 POLL = 200  # ms
+COUNTED = 64 << 10  # bytes of a message from which on it counts for the window
+WINDOW = 32 << 20  # bytes of activations that may be on the way to one hop, or wait there
+OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
 HOUSEKEEPING = 1.0  # s
 LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
-FILE_PART = 1 << 20  # bytes
 
 
 class Server:
@@ -43,6 +48,7 @@ class Server:
         folder: where the model's tokenizer and configuration can be read for clients that have none.
         listener, dialer: the sockets, which stay the caller's.
         report: told about once a second what the server has free: `report(kv_free, sessions)`.
+        outputs: bytes for the outputs that it keeps.
     """
 
     def __init__(
@@ -56,29 +62,60 @@ class Server:
         folder: Path,
         kv_tokens: int,
         report: Callable[[int, int], None],
+        outputs: int = OUTPUTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
         self._listener = listener
         self._dialer = dialer
         self._key = key
-        self._model = model
-        self._folder = folder
+        self._files = Files(model, folder)
         self._report = report
         self._clock = clock
         self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
+        self._outputs = Outputs(outputs)
+        self._window: Counter[str] = Counter()  # bytes on the way to each next hop
+        self._leaving = False
+        self._idle = True  # nothing that is pending can be computed before something comes in
         self._down_since: dict[str, float] = {}
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
 
     def run(self, poller: zmq.Poller, stop: threading.Event) -> None:
-        """Serve until `stop` is set; then tell every client to go elsewhere. `poller` holds the sockets of both."""
+        """Serve until `stop` is set. `poller` holds the sockets of both."""
         while not stop.is_set():
-            poller.poll(0 if self._scheduler else POLL)
+            poller.poll(POLL if self._idle else 0)
             self.turn()
+
+    def drain(self, poller: zmq.Poller, patience: float) -> None:
+        """Take no new sessions and let the ones that are here move to other servers, or end.
+
+        What is left after `patience` seconds fails; its clients look for other servers then.
+        """
+        limit = self._clock() + patience
+        self.leave()
+        while self.sessions and self._clock() < limit:
+            poller.poll(POLL if self._idle else 0)
+            self.turn()
+        self.dismiss()
+
+    @property
+    def sessions(self) -> int:
+        """How many are here."""
+        return len(self._seats)
+
+    def dismiss(self) -> None:
+        """Give up the sessions that are here, and tell their clients."""
         for seat in self._seats.all():
             self._fail(seat, "leaving", "the server is shutting down")
+
+    def leave(self) -> None:
+        """From now on take no new session, and ask those that are here to go."""
+        self._leaving = True
+        self._report(self._seats.free, len(self._seats))
+        for seat in self._seats.all():
+            self._listener.send(seat.client, wire.Leaving(seat.session, seat.epoch))
 
     def turn(self) -> None:
         """Read everything that has come, then compute one batch."""
@@ -86,8 +123,11 @@ class Server:
             self._on_message(received)
         for event in self._dialer.collect():
             self._on_link(event)
+        for seat in self._seats.all():
+            self._resend(seat)
         if works := self._take():
             self._compute(works)
+        self._idle = self._scheduler.all_held(self._is_held)
         if self._clock() >= self._tidy_at:
             self._tidy_at = self._clock() + HOUSEKEEPING
             self._tidy()
@@ -97,25 +137,31 @@ class Server:
     def _on_message(self, received: Received) -> None:
         match received.message:
             case wire.Forward() as message:
-                self._forward(message, received.array, received.peer, received.route)
+                size = received.array.nbytes if received.array is not None else 0
+                if not self._forward(message, received.array, received.peer, received.route):
+                    self._credit(received.route, size)
             case wire.Open() as message:
                 self._open(message, received)
             case wire.Close(session):
                 seat = self._seats.get(session)
                 if seat is not None and seat.may_close(received.peer):
                     self._leave(session)
+            case wire.Probe(session, epoch):
+                self._probe(session, epoch, received)
             case wire.Ping(request):
                 self._listener.send(received.route, wire.Pong(request))
-            case wire.ListFiles(request, model):
-                self._list_files(request, model, received.route)
-            case wire.ReadFile() as message:
-                self._read_file(message, received.route)
+            case wire.ListFiles() | wire.ReadFile() as message:
+                self._listener.send(received.route, *self._files.answer(message))
             case other:
                 log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
 
     def _open(self, message: wire.Open, received: Received) -> None:
         now = self._clock()
         before = self._seats.get(message.session)
+        if self._leaving and before is None:
+            refused = wire.Refused("leaving", "the server is shutting down", message.session, message.epoch)
+            self._listener.send(received.route, refused)
+            return
         try:
             seat, evicted = self._seats.open(message, received.peer, received.route, now)
         except Refusal as refusal:
@@ -128,9 +174,11 @@ class Server:
             return
         for other in evicted:
             self._fail(other, "evicted", "the session was idle and its room was needed")
-        self._scheduler.drop(seat.session)
+        self._forget_work(seat.session)
         if before is not None and before.span != seat.span:
-            self._stage.free(seat.session)  # what it has cached belongs to other blocks
+            # What it has cached belongs to other blocks.
+            self._stage.free(seat.session)
+            self._outputs.drop(seat.session)
         self._truncate(seat, seat.accepted)
         seat.accepted = seat.computed
         following = seat.next_hop or seat.route[0]
@@ -138,40 +186,64 @@ class Server:
             if following.peer not in self._dialer:
                 self._down_since[following.peer] = now
             self._dialer.dial(following.peer, following.addresses)
-        self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted))
+        held = self._outputs.start(seat.session, seat.accepted)
+        self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted, held))
+        if self._leaving:
+            self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
 
-    def _forward(self, message: wire.Forward, array: Array | None, sender: str, client: bytes) -> None:
+    def _probe(self, session: str, epoch: int, received: Received) -> None:
+        seat = self._seats.get(session)
+        if seat is None or seat.owner != received.peer or seat.epoch < epoch or seat.failed:
+            self._listener.send(received.route, wire.Failed(session, epoch, "gap", "the session does not run here"))
+        elif seat.epoch == epoch:
+            seat.client = received.route
+            self._listener.send(received.route, wire.Alive(session, epoch, seat.accepted, seat.computed))
+
+    def _forward(self, message: wire.Forward, array: Array | None, sender: str, route: bytes) -> bool:
+        """Whether the work waits to be computed now; its sender is given credit when it does not wait any longer."""
         seat = self._seats.get(message.session)
         if seat is None or not seat.may_forward(sender):
             log.debug("dropped work for session %s from %s: not seated here for it", message.session[:8], sender[:8])
-            return
-        if message.epoch != seat.epoch:
-            return
-        if sender == seat.owner and client:
-            seat.client = client
+            return False
+        if message.epoch != seat.epoch or seat.failed:
+            return False
+        if sender == seat.owner and route:
+            seat.client = route
         seat.used = self._clock()
-        if message.position < seat.accepted and not message.rewind:
-            return  # a duplicate
-        if message.position > seat.accepted:
-            self._fail(seat, "gap", f"work for position {message.position} came at {seat.accepted}")
-            return
         inputs = self._checked(seat, message, array)
         if inputs is None:
-            return
-        seat.accepted = message.position + len(inputs)
+            return False
+        position = message.position
+        if not message.starts and position < seat.accepted:
+            inputs = inputs[seat.accepted - position :]  # what was replayed for the sake of the hop before
+            position = seat.accepted
+            if not len(inputs):
+                return False
+        if position > seat.accepted or (message.starts and not seat.fits(message)):
+            self._fail(seat, "gap", f"work for position {position} came at {seat.accepted}")
+            return False
+        seat.accepted = position + len(inputs)
         self._scheduler.add(
             Work(
                 seat.session,
                 seat.epoch,
-                message.position,
+                position,
                 inputs,
                 seat.span,
                 min(message.outputs, len(inputs)),
                 message.output,
-                message.rewind,
+                message.starts,
                 message.last,
+                route if sender != seat.owner else b"",
+                array.nbytes if array is not None else 0,
             )
         )
+        return True
+
+    def _credit(self, route: bytes, size: int) -> None:
+        """Tell the hop before that so many bytes wait here no longer; decode steps are too small to be counted."""
+        if route and size >= COUNTED:
+            self._listener.send(route, wire.Credit(size))
 
     def _checked(self, seat: Seat, message: wire.Forward, array: Array | None) -> Array | None:
         """The inputs if they are what this hop can compute; otherwise the session fails."""
@@ -195,11 +267,14 @@ class Server:
         match event:
             case Received(peer, wire.Failed() | wire.Refused() as message):
                 log.warning("%s says: %s", peer[:8], message.reason)
+            case Received(peer, wire.Credit(size)):
+                self._window[peer] = max(self._window[peer] - size, 0)
             case Received():
                 pass
             case Connected(peer):
                 self._down_since.pop(peer, None)
             case Lost(peer, "closed"):
+                del self._window[peer]
                 self._down_since[peer] = self._clock()
                 self._lost_hop(peer)
             case Lost(peer, _):
@@ -209,28 +284,72 @@ class Server:
         """What was under way to that hop is gone; only the clients can start again from it."""
         for seat in self._seats.all():
             following = seat.next_hop or seat.route[0]
-            if following.peer == peer:
+            if following.peer == peer and not seat.failed:
                 self._fail(seat, "lost_hop", f"the connection to hop {following.start}:{following.end} broke", peer)
 
     # --- computing -----------------------------------------------------------------------------------------------
 
     def _take(self) -> list[Work]:
         works = []
-        for work in self._scheduler.take():
+        for work in self._scheduler.take(self._is_held):
+            self._credit(work.sender, work.size)
             seat = self._seats.get(work.session)
-            if seat is None or seat.epoch != work.epoch:
+            if seat is None or seat.epoch != work.epoch or seat.failed:
                 continue
-            if work.rewind:
+            if work.starts:
                 self._truncate(seat, work.position)
             if seat.computed != work.position:
                 self._fail(seat, "gap", f"the KV cache ends at {seat.computed}, not at {work.position}")
                 continue
+            if work.starts and not self._start(seat, work):
+                continue
             works.append(work)
         return works
 
+    def _is_held(self, work: Work) -> bool:
+        """Whether the next hop has to take something in first."""
+        seat = self._seats.get(work.session)
+        if seat is None or seat.next_hop is None:
+            return False
+        return seat.resend is not None or (work.length > 1 and self._window[seat.next_hop.peer] >= WINDOW)
+
+    def _start(self, seat: Seat, work: Work) -> bool:
+        """Note what the next hop wants, and push from what is kept. False: the session failed, or waits for that."""
+        if seat.next_hop is None:
+            return True
+        seat.starts, seat.pushed = work.starts, work.starts[seat.hop + 1]
+        if seat.pushed >= work.position:
+            return True
+        if self._outputs.start(seat.session, work.position) > seat.pushed:
+            self._fail(seat, "gap", f"the outputs from position {seat.pushed} on are not kept any longer")
+            return False
+        seat.resend = (seat.pushed, work.position)
+        self._resend(seat)
+        if seat.resend is not None:
+            self._scheduler.put_back(replace(work, starts=(), sender=b"", size=0))
+        return seat.resend is None
+
+    def _resend(self, seat: Seat) -> None:
+        """Push what is kept, as far as the next hop takes it."""
+        following = seat.next_hop
+        while seat.resend is not None and following is not None and self._window[following.peer] < WINDOW:
+            start, end = seat.resend
+            parts = self._outputs.parts(seat.session, start, end, BATCH_TOKENS)
+            try:
+                position, rows = next(parts)
+            except KeyError:
+                self._fail(seat, "gap", f"the outputs from position {start} on are not kept any longer")
+                return
+            at = position + len(rows)
+            seat.resend = (at, end) if at < end else None
+            message = wire.Forward(seat.session, seat.epoch, position, starts=seat.starts, last=False)
+            seat.starts = ()
+            self._push(seat, following, message, rows)
+
     def _truncate(self, seat: Seat, length: int) -> None:
-        if length == seat.computed:
+        if length >= seat.computed:
             return
+        self._outputs.truncate(seat.session, length)
         try:
             self._stage.truncate(seat.session, length)
             seat.computed = length
@@ -239,6 +358,7 @@ class Server:
             seat.computed = 0
 
     def _compute(self, works: list[Work]) -> None:
+        started = self._clock()
         try:
             outputs = self._stage.forward(pack(works))
         except (BackendError, MemoryError, ArithmeticError, RuntimeError, ValueError) as error:
@@ -253,6 +373,7 @@ class Server:
                     seat, "memory" if isinstance(error, MemoryError) else "compute", f"{type(error).__name__}: {error}"
                 )
             return
+        self._scheduler.pace(sum(work.length for work in works), self._clock() - started)
         tail = works[0].span.end == self._stage.model.blocks
         at = 0
         for work in works:
@@ -263,6 +384,10 @@ class Server:
             if seat is None or seat.epoch != work.epoch:
                 continue
             seat.computed = work.position + work.length
+            if not tail:
+                self._outputs.add(seat.session, work.position, result)
+            if seat.failed:
+                continue
             if not tail:
                 self._push_activations(seat, work, result)
             elif seat.generation is not None:
@@ -275,9 +400,13 @@ class Server:
     def _push_activations(self, seat: Seat, work: Work, hidden: Array) -> None:
         following = seat.next_hop
         assert following is not None
-        message = wire.Forward(
-            seat.session, seat.epoch, work.position, work.outputs, work.output, work.rewind, work.last
-        )
+        position = max(work.position, seat.pushed)
+        hidden = hidden[position - work.position :]
+        if not len(hidden):
+            return
+        outputs = min(work.outputs, len(hidden))
+        message = wire.Forward(seat.session, seat.epoch, position, outputs, work.output, seat.starts, work.last)
+        seat.starts = ()
         self._push(seat, following, message, hidden)
 
     def _close_ring(self, seat: Seat, generation: wire.Generation, position: int, logits: Array) -> None:
@@ -312,6 +441,8 @@ class Server:
         if not self._dialer.send(hop.peer, message, array):
             self._fail(seat, "lost_hop", f"hop {hop.start}:{hop.end} takes no more messages", hop.peer)
             return
+        if array.nbytes >= COUNTED:
+            self._window[hop.peer] += array.nbytes
         self.pushed += 1
 
     # --- clients -------------------------------------------------------------------------------------------------
@@ -326,14 +457,25 @@ class Server:
                     self._dialer.send(hop.peer, wire.Close(seat.session))
 
     def _fail(self, seat: Seat, code: FailureCode, reason: str, peer: str = "") -> None:
+        """End the epoch. Where nothing is wrong with what is cached here, it stays for the next one."""
         log.info("session %s: %s", seat.session[:8], reason)
-        self._leave(seat.session)
+        if code in ("gap", "lost_hop"):
+            seat.failed, seat.resend = True, None
+            self._forget_work(seat.session)
+            seat.accepted = seat.computed
+        else:
+            self._leave(seat.session)
         self._listener.send(seat.client, wire.Failed(seat.session, seat.epoch, code, reason[:4096], peer))
 
     def _leave(self, session: str) -> None:
         self._seats.close(session)
-        self._scheduler.drop(session)
+        self._forget_work(session)
+        self._outputs.drop(session)
         self._stage.free(session)
+
+    def _forget_work(self, session: str) -> None:
+        for work in self._scheduler.drop(session):
+            self._credit(work.sender, work.size)
 
     def _tidy(self) -> None:
         now = self._clock()
@@ -345,22 +487,5 @@ class Server:
         for peer in self._dialer.peers() - {(seat.next_hop or seat.route[0]).peer for seat in self._seats.all()}:
             self._dialer.hang_up(peer)
             self._down_since.pop(peer, None)
+            del self._window[peer]
         self._report(self._seats.free, len(self._seats))
-
-    def _list_files(self, request: int, model: str, route: bytes) -> None:
-        if model != self._model:
-            self._listener.send(route, wire.Refused("unknown_model", f"{model!r} is not served here", request=request))
-            return
-        files = {name: self._folder / name for name in TOKENIZER_FILES}
-        sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file()}
-        self._listener.send(route, wire.Files(request, sizes))
-
-    def _read_file(self, message: wire.ReadFile, route: bytes) -> None:
-        if message.model != self._model or message.name not in TOKENIZER_FILES:
-            refused = wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request)
-            self._listener.send(route, refused)
-            return
-        with (self._folder / message.name).open("rb") as file:
-            file.seek(message.offset)
-            part = np.frombuffer(file.read(FILE_PART), np.uint8)
-        self._listener.send(route, wire.FilePart(message.request, message.offset), part)

@@ -3,7 +3,9 @@
 Each method takes something that happened and a time, and gives back what is to be done, as a list of actions. The
 driver (`swarm.driver`) carries them out. The client keeps every token id of the sequence, so whatever is lost, it can
 start a newer epoch on another route and replay: hops that survived keep their KV cache up to the last token that the
-client has, and the others are fed from the token ids.
+client has, and newcomers are fed by the hop before them, or from the token ids (`swarm.replay`).
+
+A hop is lost when its connection breaks, or when it does not answer in time (`swarm.pulse`).
 """
 
 from __future__ import annotations
@@ -18,71 +20,20 @@ import numpy as np
 from backends.stage import Array, Output
 from routing import wire
 from routing.links import LossReason
+from swarm import replay
+from swarm.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
 from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
+from swarm.pulse import Probe, Pulse, Silent, Stalled
 from swarm.sampling import Sampling, looks_back
 
 OPEN_TIMEOUT = 10.0  # s for a hop to answer that a session is open
 PROGRESS_TIMEOUT = 300.0  # s without a token or a result until the session is given up; a prompt may take long
 RETRY_PAUSE = 0.5  # s between two looks for a route
+LONGEST_PAUSE = 4.0  # s, when one attempt after the other fails
 REFUSALS = 15  # refused handshakes in a row until a server is taken for lost
-MAX_FAILURES = 8  # without any progress in between
-
-
-@dataclass(frozen=True)
-class Send:
-    hop: wire.Hop
-    message: wire.Message
-    array: Array | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Find a route for the session without the servers in `avoid`; answer with `routed` or `no_route`."""
-
-    avoid: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Ban:
-    """The peer failed; routes of other sessions should avoid it for a while too."""
-
-    peer: str
-
-
-@dataclass(frozen=True)
-class Praise:
-    """The peer answered as it should."""
-
-    peer: str
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something that the user may want to know and need not act upon, e.g. that a server was replaced."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """`[tokens, vocab]` float32 logits or `[tokens, hidden]` hidden states of a step."""
-
-    array: Array
-
-
-@dataclass(frozen=True)
-class Emit:
-    item: wire.Token | Notice | StepOutput
-
-
-@dataclass(frozen=True)
-class Done:
-    """The generation or step has ended; with `error`, by failing. The session can be used again."""
-
-    error: SwarmError | None = None
-
-
-Action = Send | Plan | Ban | Praise | Emit | Done
+HASTY = 3  # failures in a row after which the next attempt waits
+MAX_FAILURES = 8  # without any progress in between, and never before the session's patience is over
+MOVE_PAUSE = 1.0  # s between two looks for another place than a server that leaves
 
 
 class Phase(Enum):
@@ -105,6 +56,7 @@ class Step:
     position: int
     ids: tuple[int, ...]
     output: Output
+    outputs: int
 
 
 @dataclass
@@ -116,6 +68,8 @@ class Session:
         ids: the whole sequence as far as the client knows it.
         patience: s to wait for a route when a hop was lost on the way.
         busy_patience: s to wait for room on servers that are full.
+        through: hops that the first route is to have.
+        without: servers that are never used.
     """
 
     id: str
@@ -124,6 +78,8 @@ class Session:
     patience: float = 30.0
     busy_patience: float = 10.0
     ids: list[int] = field(default_factory=list)
+    through: tuple[wire.Hop, ...] = ()
+    without: frozenset[str] = frozenset()
     route: tuple[wire.Hop, ...] = ()
     epoch: int = 0
     phase: Phase = Phase.IDLE
@@ -133,7 +89,9 @@ class Session:
     # in between may hold another sequence, so it is no holder any more.
     _holders: dict[str, wire.Hop] = field(default_factory=dict)
     _valid: int = 0
-    _opened: dict[str, int] = field(default_factory=dict)
+    _asked: dict[str, wire.Hop] = field(default_factory=dict)  # all that may know of the session, to be told of its end
+    _opened: dict[str, wire.Opened] = field(default_factory=dict)
+    _gone: set[str] = field(default_factory=set)  # hops that failed since the session last ran
     _misses: Counter[str] = field(default_factory=Counter)
     _parts: list[Array] = field(default_factory=list)
     _avoid: dict[str, str] = field(default_factory=dict)
@@ -144,6 +102,10 @@ class Session:
     _started: bool = False  # some hop has opened the session once
     _retry_at: float = 0.0
     _noticed: set[str] = field(default_factory=set)
+    _pulse: Pulse = field(default_factory=Pulse)
+    _leaving: set[str] = field(default_factory=set)  # servers that have asked the session to go
+    _moving: bool = False  # a Plan is under way while the session runs
+    _move_at: float = 0.0
 
     # --- what the user wants ---------------------------------------------------------------------------------------
 
@@ -169,8 +131,13 @@ class Session:
         self.ids = list(ids)
         return self._pursue(Generate(len(ids), end, sampling), now)
 
-    def step(self, ids: Sequence[int], position: int, output: Output, now: float) -> list[Action]:
+    def step(
+        self, ids: Sequence[int], position: int, output: Output, now: float, outputs: int | None = None
+    ) -> list[Action]:
         """Compute `ids` at `position`, which may lie before the end of what the session holds.
+
+        Args:
+            outputs: for how many of the last ids an output is wanted; None: for all.
 
         Raises:
             BadRequest: no ids, no room for them, or a position that leaves a hole.
@@ -187,10 +154,10 @@ class Session:
             )
         self.ids[position:] = ids
         self._valid = min(self._valid, position)
-        goal = Step(position, tuple(ids), output)
+        goal = Step(position, tuple(ids), output, len(ids) if outputs is None else min(outputs, len(ids)))
         if self._stepping:
             self._goal = goal
-            return self._run(position, now)
+            return self._run((position,) * len(self.route), now)
         return self._pursue(goal, now)
 
     def cancel(self, now: float) -> list[Action]:
@@ -207,18 +174,22 @@ class Session:
 
     def close(self) -> list[Action]:
         self._finish()
-        holders = {**self._holders, **{hop.peer: hop for hop in self.route}}
-        self._stepping, self._holders, self.route = False, {}, ()
-        return [Send(hop, wire.Close(self.id)) for hop in holders.values()]
+        closing = [Send(hop, wire.Close(self.id)) for hop in self._asked.values()]
+        self._stepping, self._asked, self._holders, self.route = False, {}, {}, ()
+        return [*closing]
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
     def routed(self, route: tuple[wire.Hop, ...], now: float) -> list[Action]:
         """The answer to `Plan`."""
-        if self.phase is not Phase.PLANNING:
+        if self.phase is not Phase.PLANNING and not self._moving:
             return []
-        gone = [self._holders.pop(peer) for peer in self._holders.keys() - {hop.peer for hop in route}]
+        self._moving = False
+        gone = [self._asked.pop(peer) for peer in self._asked.keys() - {hop.peer for hop in route}]
+        # A server that is to compute other blocks than before gives up what it has cached.
+        self._holders = {hop.peer: hop for hop in self._holders.values() if hop in route}
         self.route = route
+        self._leaving &= {hop.peer for hop in route}
         return [*(Send(hop, wire.Close(self.id)) for hop in gone), *self._open(now)]
 
     @property
@@ -228,6 +199,9 @@ class Session:
 
     def no_route(self, error: SwarmError, now: float) -> list[Action]:
         """The answer to `Plan` when nothing covers the model. Overload and loss are waited for, within limits."""
+        if self._moving:
+            self._moving = False
+            return []
         if self.phase is not Phase.PLANNING:
             return []
         if self._trouble_since is None:
@@ -253,8 +227,12 @@ class Session:
         if getattr(message, "epoch", None) != self.epoch or peer not in {hop.peer for hop in self.route}:
             return []
         match message:
-            case wire.Opened(_, _, position) if self.phase is Phase.OPENING:
-                return self._on_opened(peer, position, now)
+            case wire.Opened() if self.phase is Phase.OPENING:
+                return self._on_opened(peer, message, now)
+            case wire.Alive():
+                self._pulse.answered(peer, message)
+            case wire.Leaving():
+                return self._on_leaving(peer, now)
             case wire.Refused() if self.phase is Phase.OPENING:
                 return self._on_refused(peer, message, now)
             case wire.Failed() if self.phase in (Phase.OPENING, Phase.RUNNING):
@@ -274,6 +252,7 @@ class Session:
         if self.phase is Phase.RUNNING or (self.phase is Phase.OPENING and self._is_hopeless(peer, reason)):
             return self._recover({peer}, "the connection broke", now)
         if self.phase is Phase.IDLE:
+            self._gone.add(peer)
             self._forget_route()
         return []
 
@@ -298,7 +277,40 @@ class Session:
             return self._recover(silent, f"no answer within {OPEN_TIMEOUT:.0f} s", now)
         if self.phase is Phase.RUNNING and now >= self._deadline:
             return self._give_up(SessionFailed(f"no answer from the swarm for {PROGRESS_TIMEOUT:.0f} s"))
+        if self.phase is Phase.RUNNING:
+            return self._move(now) or self._watch(now)
         return []
+
+    def _watch(self, now: float) -> list[Action]:
+        """Find out who hangs when nothing comes."""
+        match self._pulse.check({hop.peer for hop in self.route}, now):
+            case Probe():
+                return [Send(hop, wire.Probe(self.id, self.epoch)) for hop in self.route]
+            case Silent(peers, seconds):
+                return self._recover(set(peers), f"no answer for {seconds:.0f} s", now)
+            case Stalled():
+                return self._again("work got lost on the way", now, same_route=True)
+        return []
+
+    def _on_leaving(self, peer: str, now: float) -> list[Action]:
+        if self.phase is not Phase.IDLE:
+            self._leaving.add(peer)
+            return []
+        # Nothing is under way: what is cached there is given up, and a route is looked for when there is a need.
+        self._holders.pop(peer, None)
+        hop = self._asked.pop(peer, None)
+        self._forget_route()
+        return [Send(hop, wire.Close(self.id))] if hop else []
+
+    def _move(self, now: float) -> list[Action]:
+        """Look for another place than a server that leaves, while the session goes on there."""
+        leaving = self._leaving & {hop.peer for hop in self.route}
+        if not leaving or now < self._move_at:
+            return []
+        self._move_at = now + MOVE_PAUSE
+        self._moving = True
+        keep = tuple(hop for hop in self.route if hop.peer not in leaving)
+        return [*self._notice("leaving", "a server leaves; moving to another"), Plan(self.without | leaving, keep)]
 
     # --- steps on the way --------------------------------------------------------------------------------------------
 
@@ -316,13 +328,18 @@ class Session:
 
     def _plan(self) -> list[Action]:
         self.phase = Phase.PLANNING
-        return [Plan(frozenset(self._avoid))]
+        unfit = self._avoid.keys() | self._gone | self._leaving
+        wanted = self._holders if self._started else {hop.peer: hop for hop in self.through}
+        fit = [hop for peer, hop in wanted.items() if peer not in unfit]
+        keep = tuple(sorted(fit, key=lambda hop: hop.start))
+        return [Plan(self.without | self._avoid.keys() | self._leaving, keep)]
 
     def _open(self, now: float) -> list[Action]:
         self.phase = Phase.OPENING
         self.epoch += 1
         self._opened = {}
         self._misses = Counter()
+        self._asked.update({hop.peer: hop for hop in self.route})
         self._deadline = now + OPEN_TIMEOUT
         return [Send(hop, self._open_message(i, self._goal)) for i, hop in enumerate(self.route)]
 
@@ -336,25 +353,28 @@ class Session:
         keep = min(self._valid, wanted) if self.route[hop].peer in self._holders else 0
         return wire.Open(self.id, self.epoch, self.model, self.route, hop, self.max_length, keep, generation)
 
-    def _on_opened(self, peer: str, position: int, now: float) -> list[Action]:
-        self._opened[peer] = position
+    def _on_opened(self, peer: str, message: wire.Opened, now: float) -> list[Action]:
+        self._opened[peer] = message
         self._holders[peer] = next(hop for hop in self.route if hop.peer == peer)
         self._started = True
         actions: list[Action] = [Praise(peer)]
         if len(self._opened) == len(self.route):
-            actions += self._run(min(self._opened.values()), now)
+            opened = [self._opened[hop.peer] for hop in self.route]
+            actions += self._run(replay.starts([hop.position for hop in opened], [hop.held for hop in opened]), now)
         return actions
 
-    def _run(self, start: int, now: float) -> list[Action]:
-        """Send the head what lies from `start` on. The rewind makes hops that have kept more forget it."""
+    def _run(self, starts: tuple[int, ...], now: float) -> list[Action]:
+        """Send the head what it lacks."""
         self.phase = Phase.RUNNING
         self._deadline = now + PROGRESS_TIMEOUT
+        self._pulse.begin(now)
+        self._gone.clear()
         self._parts = []
         self._valid = len(self.ids)
         output: Output
-        outputs, output = (len(self._goal.ids), self._goal.output) if isinstance(self._goal, Step) else (1, "logits")
-        message = wire.Forward(self.id, self.epoch, start, outputs, output, rewind=True)
-        return [Send(self.route[0], message, np.array(self.ids[start:], np.int32))]
+        outputs, output = (self._goal.outputs, self._goal.output) if isinstance(self._goal, Step) else (1, "logits")
+        message = wire.Forward(self.id, self.epoch, starts[0], outputs, output, starts)
+        return [Send(self.route[0], message, np.array(self.ids[starts[0] :], np.int32))]
 
     def _on_token(self, message: wire.Token, now: float) -> list[Action]:
         if message.position != len(self.ids):
@@ -375,11 +395,12 @@ class Session:
             return []
         output = StepOutput(self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts))
         self._finish()
-        self._stepping = True
+        self._stepping = bool(self.route)
         return [Emit(output), Done()]
 
     def _progress(self, now: float) -> None:
         self._deadline = now + PROGRESS_TIMEOUT
+        self._pulse.progress({hop.peer for hop in self.route}, now)
         self._trouble_since, self._failures = None, 0
         self._noticed.clear()
 
@@ -387,6 +408,7 @@ class Session:
         if message.code == "too_long":
             return self._give_up(BadRequest(message.reason))
         self._avoid[peer] = message.code
+        self._gone.add(peer)
         return self._again(message.reason, now)
 
     def _on_failed(self, peer: str, message: wire.Failed, now: float) -> list[Action]:
@@ -397,15 +419,19 @@ class Session:
                 return self._again(message.reason, now, same_route=True)
             case "lost_hop":
                 return self._recover({message.peer}, message.reason, now)
+            case "leaving":
+                return self._recover({peer}, message.reason, now, ban=False)
             case "compute" if self._failures:
                 return self._give_up(SessionFailed(f"a server could not compute the session: {message.reason}"))
         return self._recover({peer}, message.reason, now)
 
-    def _recover(self, peers: set[str], reason: str, now: float) -> list[Action]:
+    def _recover(self, peers: set[str], reason: str, now: float, ban: bool = True) -> list[Action]:
         """Go on without these servers."""
         names = ", ".join(f"{hop.start}:{hop.end}" for hop in self.route if hop.peer in peers)
         self._avoid.update(dict.fromkeys(peers, "lost"))
-        bans: list[Action] = [Ban(peer) for peer in sorted(peers)]
+        self._gone |= peers
+        self._pulse.forget(peers)
+        bans: list[Action] = [Ban(peer) for peer in sorted(peers) if ban]
         text = f"the server of blocks {names} was lost ({reason}); looking for another"
         return [*bans, *self._notice(names, text), *self._again(reason, now)]
 
@@ -414,8 +440,14 @@ class Session:
         if self._trouble_since is None:
             self._trouble_since = now
         self._failures += 1
-        if self._failures > MAX_FAILURES and "busy" not in self._avoid.values():
-            return self._give_up(SessionFailed(f"gave up after {MAX_FAILURES} failures in a row; the last: {reason}"))
+        waited = now - self._trouble_since
+        if self._failures > MAX_FAILURES and waited >= self.patience and "busy" not in self._avoid.values():
+            text = f"gave up after {self._failures} failures in {waited:.0f} s without progress; the last: {reason}"
+            return self._give_up(SessionFailed(text))
+        if self._failures > HASTY:
+            self.phase = Phase.WAITING
+            self._retry_at = now + min(RETRY_PAUSE * 2 ** (self._failures - HASTY - 1), LONGEST_PAUSE)
+            return []
         return self._open(now) if same_route and self.route else self._plan()
 
     def _notice(self, subject: str, text: str) -> list[Action]:
@@ -432,3 +464,6 @@ class Session:
     def _finish(self) -> None:
         self.phase = Phase.IDLE
         self._goal = None
+        if self._leaving & {hop.peer for hop in self.route}:
+            self._forget_route()
+        self._leaving.clear()

@@ -136,7 +136,7 @@ def up(model: str, servers: int, port: int, browser: bool, options: Sequence[str
                 "server",
                 str(resolved.path),
                 *("--model-name", resolved.name, "--blocks", str(span), "--bind", "127.0.0.1:0"),
-                *("--name", f"up-{i}", *options),
+                *("--name", f"up-{i}", "--drain", "2", *options),
                 join=token,
             )
             for i, span in enumerate(spans, 1)

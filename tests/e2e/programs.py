@@ -21,6 +21,8 @@ from typing import Self
 LIMIT = 120.0  # s for what takes a few; only a broken program gets there
 _PRELOAD = ["torch", "transformers", "backends.huggingface.stage", "swarm.cli", "swarm.serve", "openai_api.cli"]
 
+# For the process that the others are forked from, which imports torch before `swarm.serve` can say so.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
 if os.name == "posix":
     _context.set_forkserver_preload(_PRELOAD)
@@ -107,6 +109,11 @@ class Program:
         except (EOFError, OSError):
             return False
         return True
+
+    def drain(self) -> None:
+        """Read what it has said since; a program that nobody listens to stands still when its pipe is full."""
+        while self._read(0):
+            pass
 
     def kill(self) -> None:
         self.process.kill()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from routing.security import Identity, JoinToken
-from swarm import BadRequest, SwarmClient, SwarmError, Unavailable, UnknownModel
-from tests.e2e.programs import Swarm
+from swarm import BadRequest, ClientSession, SwarmClient, SwarmError, Unavailable, UnknownModel
+from tests.e2e.programs import Program, Swarm
 from tests.families import make_model, reference_tokens
 
 IDS = list(range(5, 25))
@@ -41,9 +41,7 @@ def test_killing_a_server_mid_stream_changes_no_token(victim: int, llama: Path, 
             for token in session.stream(IDS, 200):
                 tokens.append(token)
                 if len(tokens) == 20:
-                    peer = client._driver._sessions[session._id][0].route[victim].peer
-                    named = {s.key: s.name for s in client.models()[0].servers}
-                    next(p for p in swarm.servers if f"ready: {named[peer]} " in p.wait_line("ready:")).kill()
+                    serving(swarm, client, session, victim).kill()
             assert tokens == reference_tokens(llama, IDS, 200)
             assert any("was lost" in notice for notice in session.notices)
 
@@ -59,6 +57,48 @@ def test_a_server_that_comes_back_resumes_the_stream(llama: Path, home: Path) ->
                     tail.kill()
                     swarm.serve(llama, "3:6")
             assert tokens == reference_tokens(llama, IDS, 200)
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["head", "tail"])
+def test_a_server_that_is_asked_to_stop_hands_its_sessions_over(victim: int, llama: Path, home: Path) -> None:
+    with Swarm(home) as swarm:
+        swarm.serve(llama, "0:3", "3:6", "0:3", "3:6")
+        with SwarmClient(swarm.token) as client, client.session("llama", 400) as session:
+            tokens, leaver = [], None
+            for token in session.stream(IDS, 300):
+                tokens.append(token)
+                if len(tokens) == 20:
+                    leaver = serving(swarm, client, session, victim)
+                    leaver.process.terminate()
+            assert tokens == reference_tokens(llama, IDS, 300)
+            assert session.notices == ["a server leaves; moving to another"]
+            assert leaver and leaver.wait_exit() == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot stop a process by a signal")
+@pytest.mark.parametrize("victim", [0, 1], ids=["head", "tail"])
+def test_a_server_that_hangs_is_replaced_and_does_no_harm_when_it_goes_on(victim: int, llama: Path, home: Path) -> None:
+    with Swarm(home) as swarm:
+        swarm.serve(llama, "0:3", "3:6", "0:3", "3:6")
+        with SwarmClient(swarm.token) as client, client.session("llama", 400) as session:
+            tokens, stopped = [], None
+            for token in session.stream(IDS, 300):
+                tokens.append(token)
+                if len(tokens) == 20:
+                    stopped = serving(swarm, client, session, victim)
+                    os.kill(stopped.process.pid or 0, signal.SIGSTOP)
+                if len(tokens) == 100:
+                    assert stopped
+                    os.kill(stopped.process.pid or 0, signal.SIGCONT)
+            assert tokens == reference_tokens(llama, IDS, 300)
+            assert any("was lost" in notice for notice in session.notices)
+
+
+def serving(swarm: Swarm, client: SwarmClient, session: ClientSession, hop: int) -> Program:
+    """The program that serves a hop of the session's route."""
+    peer = session.route[hop].peer
+    named = {server.key: server.name for model in client.models() for server in model.servers}
+    return next(p for p in swarm.servers if f"ready: {named[peer]} " in p.wait_line("ready:"))
 
 
 def test_a_server_that_is_stopped_properly_says_goodbye(llama: Path, home: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from routing import wire
 from routing.paths import Edge, Leg, Reach, shortest
-from routing.routes import BAN, LONGEST_BAN, Bans, NoRoute, Query, coverage, missing, plan
+from routing.routes import BAN, LONGEST_BAN, Bans, NoRoute, Query, coverage, missing, plan, repair
 from tests.routing.material import KEYS, server
 
 BLOCKS = 7
@@ -224,3 +224,27 @@ def test_bans_double_until_a_success(history: list[tuple[str, bool, float]]) -> 
             failures[key] = count + 1, now + min(BAN * 2**count, LONGEST_BAN)
             assert bans.ban(key, now) == failures[key][1]
         assert bans.active(now) == {k: end for k, (_, end) in failures.items() if now < end}
+
+
+@given(held=st.lists(spans, min_size=1, max_size=8), lost=st.sets(st.integers(0, 5)))
+def test_a_repaired_route_keeps_the_survivors_and_fills_the_gaps(held: list[tuple[int, int]], lost: set[int]) -> None:
+    servers = [server(key, start, end, blocks=BLOCKS) for key, (start, end) in zip(KEYS, held, strict=False)]
+    blocks, query = BLOCKS, Query(servers[0].model, seed=3)
+    try:
+        route = plan(servers, blocks, query)
+    except NoRoute:
+        return
+    kept = tuple(hop for number, hop in enumerate(route) if number not in lost)
+    dead = {hop.peer for hop in route} - {hop.peer for hop in kept}
+    left = [server for server in servers if server.key not in dead]
+    try:
+        mended = repair(left, blocks, query, kept)
+    except NoRoute as error:
+        assert error.missing and all(0 <= start < end <= blocks for start, end in error.missing)
+        return
+    assert set(kept) <= set(mended)
+    assert [hop.start for hop in mended] == [0, *[hop.end for hop in mended[:-1]]] and mended[-1].end == blocks
+    assert len({hop.peer for hop in mended}) == len(mended) and not dead & {hop.peer for hop in mended}
+    by_key = {server.key: server for server in servers}
+    assert all(by_key[hop.peer].start <= hop.start and hop.end <= by_key[hop.peer].end for hop in mended)
+    assert repair(servers, blocks, query, route) == route

@@ -3,6 +3,7 @@ delivers in a seeded order and can lose servers."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from pathlib import Path
 from backends import Span
 from routing import wire
 from routing.links import Connected, LinkEvent, Lost, Received
+from swarm.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
 from swarm.errors import SwarmError, Unavailable
 from swarm.sampling import Sampling
 from swarm.server import Server
-from swarm.session import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, Session, StepOutput
+from swarm.session import Session
 from tests.swarm.toy import BLOCKS, ToyStage
 
 TICK = 0.01  # s of simulated time per turn of everybody
@@ -63,7 +65,10 @@ class SimulatedListener:
         return self.inbox.popleft() if self.inbox else None
 
     def send(self, route: bytes, message: wire.Message, array: wire.Array | None = None) -> bool:
-        self.network.send(self.me, route.decode(), message, array)
+        if (node := self.network.nodes.get(route.decode())) is not None:  # it has dialled us
+            node.dialer.events.append(Received(self.me, *wire.decode(wire.encode(message, array))))
+        else:
+            self.network.send(self.me, route.decode(), message, array)
         return True
 
 
@@ -101,7 +106,16 @@ class SimulatedDialer:
 
 
 class SimulatedServer:
-    def __init__(self, network: Network, name: str, span: Span, kv_tokens: int = 4096, batched: bool = True) -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        span: Span,
+        kv_tokens: int = 4096,
+        batched: bool = True,
+        outputs: int = 1 << 20,
+    ) -> None:
+        self.network = network
         self.key = key(name)
         self.stage = ToyStage(span, batched)
         self.dialer = SimulatedDialer(network, self.key)
@@ -114,8 +128,19 @@ class SimulatedServer:
             folder=Path(),
             kv_tokens=kv_tokens,
             report=lambda free, sessions: None,
+            outputs=outputs,
             clock=lambda: network.now,
         )
+        self.period = 0.0  # s from one turn to the next
+        self.next_turn = 0.0
+        self.hung = False
+        self.leaving = False
+        self.ends = math.inf  # when a server that leaves gives up what is still there
+
+    def turn(self) -> None:
+        if not self.hung and self.network.now >= self.next_turn:
+            self.next_turn = self.network.now + self.period
+            self.server.turn()
 
 
 class Client:
@@ -154,8 +179,8 @@ class Client:
                         self.swarm.network.send(self.key, hop.peer, message, array)
                     else:
                         queue.extend(self.session.lost(hop.peer, "closed", self.swarm.network.now))
-                case Plan(avoid):
-                    queue.extend(self.swarm.plan(self.session, avoid))
+                case Plan(avoid, keep):
+                    queue.extend(self.swarm.plan(self.session, avoid, keep))
                 case Emit(wire.Token() as token):
                     self.tokens.append(token)
                 case Emit(Notice(text)):
@@ -200,34 +225,80 @@ class Simulation:
         for client in self.clients:
             client.do(client.session.lost(gone, "closed", self.network.now))
 
-    def plan(self, session: Session, avoid: frozenset[str]) -> list[Action]:
-        """Any chain of servers, each as far as it goes."""
-        route: list[wire.Hop] = []
-        at = 0
-        while at < BLOCKS:
+    def hang(self, name: str, hung: bool = True) -> None:
+        """The server stops in the middle of everything; what is sent to it waits until it goes on."""
+        self.network.nodes[key(name)].hung = hung
+
+    def leave(self, name: str, patience: float = 30.0) -> None:
+        """The server is asked to stop."""
+        node = self.network.nodes[key(name)]
+        node.server.leave()
+        node.leaving, node.ends = True, self.network.now + patience
+
+    def cut(self, one: str, other: str) -> None:
+        """The connection from one server to another breaks and is made again; what was under way is gone."""
+        self.network.queues.pop((key(one), key(other)), None)
+        dialer = self.network.nodes[key(one)].dialer
+        if key(other) in dialer.dialled:
+            dialer.events += [Lost(key(other), "closed"), Connected(key(other))]
+
+    def plan(self, session: Session, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
+        """Any chain of servers through the hops to be kept, or else without them."""
+        for kept in (keep, ()):
+            route: list[wire.Hop] | None = []
+            for hop in (*kept, None):
+                if route is not None:
+                    route = self.fill(route, hop.start if hop else BLOCKS, avoid, kept)
+                if route is not None and hop:
+                    route.append(hop)
+            if route is not None:
+                return session.routed(tuple(route), self.network.now)
+        return session.no_route(Unavailable("blocks are missing", self.missing(avoid)), self.network.now)
+
+    def fill(
+        self, route: list[wire.Hop], end: int, avoid: frozenset[str], kept: tuple[wire.Hop, ...]
+    ) -> list[wire.Hop] | None:
+        """Go on with the route up to a block, each hop by any server and as far as it may go; None: that cannot be."""
+        route = list(route)
+        while (at := route[-1].end if route else 0) < end:
+            used = avoid | {hop.peer for hop in (*route, *kept)}
             fitting = [
                 node
                 for node in self.network.nodes.values()
-                if node.key not in avoid
-                and node.key not in {hop.peer for hop in route}
-                and node.stage.span.start <= at < node.stage.span.end
+                if node.key not in used and node.stage.span.start <= at < node.stage.span.end and not node.leaving
             ]
             if not fitting:
-                return session.no_route(Unavailable(f"block {at} is missing", ((at, BLOCKS),)), self.network.now)
+                return None
             node = self.network.random.choice(fitting)
             starts = [other.stage.span.start for other in self.network.nodes.values() if other is not node]
-            ends = [start for start in starts if at < start < node.stage.span.end]
-            end = self.network.random.choice([*ends, node.stage.span.end])
-            route.append(wire.Hop(node.key, ("127.0.0.1:1",), at, end))
-            at = end
-        return session.routed(tuple(route), self.network.now)
+            ends = [start for start in starts if at < start < min(node.stage.span.end, end)]
+            cut = self.network.random.choice([*ends, min(node.stage.span.end, end)])
+            route.append(wire.Hop(node.key, ("127.0.0.1:1",), at, cut))
+        return route
+
+    def missing(self, avoid: frozenset[str]) -> tuple[tuple[int, int], ...]:
+        held = {
+            block
+            for node in self.network.nodes.values()
+            if node.key not in avoid and not node.leaving
+            for block in range(*node.stage.span)
+        }
+        gaps = [block for block in range(BLOCKS) if block not in held]
+        return ((gaps[0], gaps[-1] + 1),) if gaps else ()
 
     def turn(self) -> None:
         self.network.now += TICK
-        actors = [*(node.server for node in self.network.nodes.values()), *self.clients]
+        actors = [*self.network.nodes.values(), *self.clients]
         self.network.random.shuffle(actors)
         for actor in actors:
             actor.turn()
+        for name, node in list(self.network.nodes.items()):
+            if node.leaving and not node.hung and (not node.server.sessions or self.network.now >= node.ends):
+                node.server.dismiss()
+                self.network.random.shuffle(self.clients)
+                for client in self.clients:
+                    client.turn()  # what it has said gets through
+                self.kill(name.rstrip("_"))
 
     def run(self, turns: int = 20_000) -> None:
         """Until every client is done."""

@@ -93,7 +93,7 @@ def test_losing_servers_changes_no_token(seed: int, kills: list[tuple[int, int, 
     assert [token.position for token in client.tokens] == list(range(len(PROMPT), len(PROMPT) + 60))
 
 
-def test_survivors_keep_their_cache_when_a_hop_is_replaced() -> None:
+def test_survivors_keep_their_cache_and_feed_the_newcomer() -> None:
     simulation = swarm_of([0, 3, 6])
     client = simulation.client(max_length=400)
     client.generate(PROMPT * 40, 30)
@@ -107,7 +107,76 @@ def test_survivors_keep_their_cache_when_a_hop_is_replaced() -> None:
     assert error_of(client) is None
     assert client.ids == greedy(PROMPT * 40, 30)
     assert any("3:6" in notice for notice in client.notices)
-    assert before < head.stage.computed
+    assert head.stage.computed <= before + 20 + 1, "the newcomer was not fed by what the head had kept"
+
+
+def test_a_newcomer_is_fed_from_token_ids_where_the_outputs_are_gone() -> None:
+    simulation = swarm_of([0, 3, 6], outputs=100)
+    client = simulation.client(max_length=400)
+    client.generate(PROMPT * 40, 30)
+    while len(client.tokens) < 10:
+        simulation.turn()
+    head = simulation.network.nodes[key("0-3-0")]
+    before = head.stage.computed
+    simulation.kill("3-6-0")
+    simulation.add("again", 3, 6)
+    simulation.run()
+    assert error_of(client) is None
+    assert client.ids == greedy(PROMPT * 40, 30)
+    assert head.stage.computed >= before + len(PROMPT) * 40
+
+
+def test_a_slow_server_is_not_taken_for_a_dead_one() -> None:
+    simulation = swarm_of([0, 3, 6], replicas=2)
+    for node in simulation.network.nodes.values():
+        node.period = 4.5  # s from one look at its sockets to the next
+    client = simulation.client()
+    client.generate(PROMPT, 12)
+    simulation.run()
+    assert error_of(client) is None and client.ids == greedy(PROMPT, 12)
+    assert not client.notices and client.session.epoch == 1
+    assert simulation.network.now > 12 * 4.5
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["head", "tail"])
+def test_a_server_that_hangs_is_found_by_its_silence(victim: int) -> None:
+    simulation = swarm_of([0, 3, 6], replicas=2)
+    client = simulation.client()
+    client.generate(PROMPT, 60)
+    while len(client.tokens) < 20:
+        simulation.turn()
+    stopped, at = client.session.route[victim].peer.rstrip("_"), simulation.network.now
+    simulation.hang(stopped)
+    simulation.run()
+    assert error_of(client) is None and client.ids == greedy(PROMPT, 60)
+    assert simulation.network.now - at < 8
+    simulation.hang(stopped, hung=False)
+    client.do(client.session.close())
+    for _ in range(50):
+        simulation.turn()
+    assert not any(node.stage.cache for node in simulation.network.nodes.values())
+
+
+def test_activations_never_pile_up_before_a_slow_hop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.server.COUNTED", 0)
+    monkeypatch.setattr("swarm.server.WINDOW", 1000)
+    monkeypatch.setattr("swarm.server.BATCH_TOKENS", 16)
+    simulation = swarm_of([0, 3, 6])
+    head, tail = (simulation.network.nodes[key(name)] for name in ("0-3-0", "3-6-0"))
+    tail.period = 1.0
+    clients = [simulation.client(f"client{i}", 600) for i in range(3)]
+    for client in clients:
+        client.generate(PROMPT * 80, 5)
+    most = 0
+    while not all(client.done for client in clients):
+        simulation.turn()
+        waiting = sum(
+            len(frame) for frames in simulation.network.queues.get((head.key, tail.key), ()) for frame in frames
+        )
+        most = max(most, waiting)
+    assert all(error_of(client) is None and client.ids == greedy(PROMPT * 80, 5) for client in clients)
+    chunk = 16 * 8 * 4  # bytes of a batch of activations
+    assert 0 < most < 1000 + 4 * chunk
 
 
 def test_a_gap_that_nobody_fills_ends_with_the_missing_blocks() -> None:
@@ -255,7 +324,7 @@ def test_work_from_anybody_but_the_hop_before_changes_nothing() -> None:
             position = len(session.ids)
             ids = np.array([1], np.int32)
             hidden = np.ones((1, 8), np.float32)
-            forward = wire.Forward(session.id, session.epoch, position, 1, rewind=turn % 2 == 0)
+            forward = wire.Forward(session.id, session.epoch, position, 1, starts=(position,) * 2 if turn % 2 else ())
             simulation.network.send(intruder, node, forward, ids if node == key("0-3-0") else hidden)
             simulation.network.send(intruder, node, wire.Close(session.id), None)
             stolen = wire.Open(session.id, session.epoch + 5, "toy", session.route or (_hop(node),), 0, 50, 0)
@@ -345,7 +414,8 @@ def test_a_hop_whose_share_of_its_span_changes_starts_anew() -> None:
     sequence = list(PROMPT)
     seen = set()
     for _ in range(20):
-        client.session.route = ()  # the next plan may cut elsewhere
+        for hop in client.session.route:  # the next plan may cut elsewhere
+            client.do(client.session.lost(hop.peer, "closed", simulation.network.now))
         client.generate(sequence, 4)
         simulation.run()
         assert error_of(client) is None and client.ids == greedy(sequence, 4)

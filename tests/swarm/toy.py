@@ -76,14 +76,24 @@ def logits(ids: list[int]) -> Array:
     return stage.forward(Batch(np.array(ids, np.int32), [Row("s", 0, len(ids), len(ids))], stage.span))
 
 
+class Whole:
+    """The whole model over one sequence, token by token."""
+
+    def __init__(self) -> None:
+        self._stage = ToyStage(Span(0, BLOCKS))
+        self._length = 0
+
+    def feed(self, ids: list[int]) -> Array:
+        """`[vocab]` logits of the token that follows."""
+        batch = Batch(np.array(ids, np.int32), [Row("s", self._length, len(ids), 1)], self._stage.span)
+        self._length += len(ids)
+        return self._stage.forward(batch)[-1]
+
+
 def greedy(ids: list[int], new: int) -> list[int]:
     """What the whole model generates."""
-    ids = list(ids)
-    stage = ToyStage(Span(0, BLOCKS))
-    fresh = np.array(ids, np.int32)
+    whole, fresh, found = Whole(), list(ids), []
     for _ in range(new):
-        row = Row("s", len(ids) - len(fresh), len(fresh), 1)
-        token = int(stage.forward(Batch(fresh, [row], stage.span))[-1].argmax())
-        ids.append(token)
-        fresh = np.array([token], np.int32)
-    return ids[-new:]
+        fresh = [int(whole.feed(fresh).argmax())]
+        found += fresh
+    return found

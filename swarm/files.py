@@ -1,0 +1,41 @@
+"""The small files of a model that a server gives to clients which have none: tokenizer, configuration, chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from backends.stage import Array
+from routing import wire
+from swarm.tokenizer import TOKENIZER_FILES
+
+PART = 1 << 20  # bytes
+
+
+class Files:
+    """
+    Args:
+        model: the model's name in the swarm.
+        folder: where its files are.
+    """
+
+    def __init__(self, model: str, folder: Path) -> None:
+        self._model = model
+        self._folder = folder
+
+    def answer(self, message: wire.ListFiles | wire.ReadFile) -> tuple[wire.Message, Array | None]:
+        """Nothing but the files that are listed can be read."""
+        if message.model != self._model:
+            text = f"{message.model!r} is not served here"
+            return wire.Refused("unknown_model", text, request=message.request), None
+        paths = {name: self._folder / name for name in TOKENIZER_FILES}
+        if isinstance(message, wire.ListFiles):
+            sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+            return wire.Files(message.request, sizes), None
+        if message.name not in paths or not paths[message.name].is_file():
+            return wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request), None
+        with paths[message.name].open("rb") as file:
+            file.seek(message.offset)
+            part = np.frombuffer(file.read(PART), np.uint8)
+        return wire.FilePart(message.request, message.offset), part
