@@ -133,7 +133,7 @@ def serve(settings: Settings, stop: Stop) -> None:
 
         poller = zmq.Poller()
         poller.register(listener.socket, zmq.POLLIN)
-        dialer = Dialer(context, identity, poller)
+        dialer = Dialer(context, identity, poller, expelled=directory.expelled)
         resources.callback(dialer.close)
         loop = Server(
             stage,
@@ -144,6 +144,7 @@ def serve(settings: Settings, stop: Stop) -> None:
             folder=model.path,
             kv_tokens=kv_tokens,
             report=report,
+            expelled=directory.expelled,
         )
         directory.announce(server)
         resources.callback(directory.withdraw)

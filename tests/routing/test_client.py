@@ -328,6 +328,10 @@ class ScriptedDirectory:
         self._route = received.route
         return received.message
 
+    def is_asked(self, within: float) -> bool:
+        """Whether there is a message, or comes one within seconds."""
+        return bool(self._listener.socket.poll(within * 1000))
+
     def say(self, *messages: wire.Message) -> None:
         for message in messages:
             assert self._listener.send(self._route, message)
@@ -357,6 +361,23 @@ def test_a_missed_change_is_healed() -> None:
         client.wait_for(lambda view: set(view.servers) == {three.key}, PATIENCE)
         directory.say(wire.Change(10, wire.Updated(two)))
         client.wait_for(lambda view: set(view.servers) == {two.key, three.key}, PATIENCE)
+
+
+def test_a_directory_that_is_busy_is_asked_again_when_it_says() -> None:
+    clock = Clock()
+    with ScriptedDirectory() as directory, ExitStack() as clients:
+        client = DirectoryClient(directory.token, Identity.create(), "peer", timeout=PATIENCE, clock=clock)
+        starting = threading.Thread(target=client.start)
+        starting.start()
+        refused = directory.hear(wire.Watch).request
+        directory.say(wire.Refused("busy", "too many requests", request=refused, retry_after=0.5))
+        for _ in range(100):  # half of the time after which any question is asked again
+            clock.now += PATIENCE / 200
+            if directory.is_asked(within=0.05):
+                break
+        directory.tell_state(1)
+        starting.join()
+        clients.callback(client.close)
 
 
 def test_a_directory_that_says_nothing_is_a_clear_line() -> None:

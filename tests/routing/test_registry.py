@@ -243,3 +243,37 @@ def test_an_expired_token_enrols_nobody_but_members_stay() -> None:
     assert registry.admits(A, 1e9) and not registry.admits(B, 0.0)
     with pytest.raises(Refusal, match="ask for a new one"):
         registry.enrol(TOKEN, B, "", 100.0)
+
+
+def test_a_server_that_is_started_again_takes_its_place_again_where_that_is_still_sensible() -> None:
+    registry = registry_of(A, B, C)
+    registry.announce(A, server(A, 0, 6), 15, 0)
+    registry.announce(B, server(B, 6, 12), 15, 0)
+    assert registry.place(B, server(B), 6, 15, 1) == (6, 12)  # its lease still runs
+    registry.withdraw(B)
+    registry.expire(100)
+    registry.announce(A, server(A, 0, 6), 15, 100)
+    registry.announce(C, server(C, 0, 12, throughput=1000.0), 15, 100)
+    assert registry.place(B, server(B), 6, 15, 101) == (6, 12)
+    assert registry.place(B, server(B), 7, 15, 101) == (6, 12)  # memory that is free is not the same each time
+    assert registry.place(B, server(B, model="other"), 6, 15, 101) == (0, 6)
+    registry.withdraw(A)
+    registry.announce(C, server(C, 6, 12), 15, 102)
+    assert registry.place(B, server(B), 6, 15, 103) == (0, 6)  # nobody serves that now
+
+
+def test_a_swarm_that_is_full_says_so_and_a_key_once_expelled_never_returns() -> None:
+    registry = Registry(Roster.of(enrolments=[wire.Enrolment(TOKEN, 0.0)]), max_members=2)
+    registry.enrol(TOKEN, A, "", 1.0)
+    registry.enrol(TOKEN, B, "", 1.0)
+    with pytest.raises(Refusal, match="the swarm has 2 members, which is its limit"):
+        registry.enrol(TOKEN, C, "", 1.0)
+    registry.announce(A, server(A), 15, 0)
+    assert registry.expel(A, 2.0) == (wire.Gone(A, "it was expelled"), wire.Expelled(A))
+    registry.enrol(TOKEN, C, "", 3.0)
+    for refused in (lambda: registry.enrol(TOKEN, A, "", 3.0), lambda: registry.announce(A, server(A), 15, 3)):
+        with pytest.raises(Refusal):
+            refused()
+    # Another directory that has not heard of it does not bring it back.
+    registry.merge(Roster.of([wire.Member(A, "", 0.5)]))
+    assert not registry.is_member(A) and A in registry.view.expelled
