@@ -21,6 +21,7 @@ from openai_api.keys import Guard
 from openai_api.metrics import Metrics
 from openai_api.observation import GONE, Observed
 from openai_api.page import chat_page
+from openai_api.room import Room
 from openai_api.routes import router
 from openai_api.schemas import NAMES
 from swarm import SwarmError, __version__
@@ -34,17 +35,20 @@ def create_app(
     api_key: str | None = None,
     closing: asyncio.Event | None = None,
     body_limit: int = LIMIT,
+    room: Room | None = None,
 ) -> ASGIApp:
     """
     Args:
         api_key: what callers must show; None: only requests addressed to this machine are answered.
         closing: set when the gateway shuts down; answers that are being made end with an error then.
         body_limit: bytes.
+        room: for how many requests there is.
     """
     # No documentation pages: FastAPI's fetch their scripts from elsewhere.
     app = FastAPI(title="layerswarm gateway", version=__version__, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
     app.state.metrics = metrics = Metrics(gateway.engine)
+    app.state.room = room or Room()
     app.state.closing = closing or asyncio.Event()
     app.state.page = chat_page()
     app.include_router(router)

@@ -11,6 +11,7 @@ import click
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
 from openai_api.keys import is_loopback
+from openai_api.room import AT_ONCE, PATIENCE, WAITING, Room
 from openai_api.serving import HttpServer, listen, url_of
 from swarm import AsyncSwarmClient, SwarmError, join
 from swarm.cli import from_file, join_option, verbose_option
@@ -28,8 +29,19 @@ from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
     show_default=False,
     help="Answer only requests with 'Authorization: Bearer KEY'. Better in SWARM_API_KEY, out of other users' sight.",
 )
+@click.option(
+    "--at-once", type=click.IntRange(min=1), default=AT_ONCE, help="Requests that are answered at the same time."
+)
+@click.option(
+    "--waiting",
+    type=click.IntRange(min=0),
+    default=WAITING,
+    help=f"Requests that may wait for their turn, {PATIENCE:g} s at most; others get status 429.",
+)
 @verbose_option
-def command(join_token: str | None, host: str, port: int, api_key: str | None, verbose: bool) -> None:
+def command(
+    join_token: str | None, host: str, port: int, api_key: str | None, at_once: int, waiting: int, verbose: bool
+) -> None:
     """Offer a swarm's models by the OpenAI API, with a chat page at /.
 
     Prints one line 'ready: URL' once it takes requests. It starts as soon as the directory answers; models appear when
@@ -47,14 +59,16 @@ def command(join_token: str | None, host: str, port: int, api_key: str | None, v
         token = join.find(join_token)
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway")
-            asyncio.run(_serve(client, listener, host, key, stop))
+            asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop))
 
 
-async def _serve(client: AsyncSwarmClient, listener: socket.socket, host: str, key: str | None, stop: Stop) -> None:
+async def _serve(
+    client: AsyncSwarmClient, listener: socket.socket, host: str, key: str | None, room: Room, stop: Stop
+) -> None:
     closing = asyncio.Event()
     async with client:
         gateway = Gateway(client)
-        app = create_app(gateway, api_key=key, closing=closing)
+        app = create_app(gateway, api_key=key, closing=closing, room=room)
         server = HttpServer(app, stop, closing, on_ready=lambda: announce(f"ready: {url_of(host, listener)}"))
         stop.abrupt = False
         prefetching = asyncio.create_task(gateway.prefetch())

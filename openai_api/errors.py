@@ -91,6 +91,12 @@ def context_length_exceeded(context: int, prompt: int, wanted: int, param: str) 
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
+def too_many_requests(wait: int) -> ApiError:
+    """The gateway has as much to do as it may. `wait`: seconds until it is worth trying again."""
+    message = f"The gateway has too many requests to answer. Try again in {wait} s."
+    return ApiError(429, message, kind="rate_limit_error", code="overloaded", headers={"Retry-After": str(wait)})
+
+
 def shutting_down() -> ApiError:
     return ApiError(503, "The gateway is shutting down. Try again later.", kind=SERVER, code="shutting_down")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -67,8 +69,7 @@ async def _answered(body: Generating, request: Request) -> Response:
     state = request.app.state
     if not body.stream:
         return JSONResponse(await attended(_whole(body, request), request.receive, state.closing))
-    answer = await attended(_prepared(body, request), request.receive, state.closing)
-    events = answers.events(answer, state.gateway.engine, state.metrics)
+    events = _events(body, request)
     try:
         first = await attended(anext(events), request.receive, state.closing)
     except BaseException:
@@ -79,8 +80,18 @@ async def _answered(body: Generating, request: Request) -> Response:
 
 async def _whole(body: Generating, request: Request) -> dict[str, Any]:
     state = request.app.state
-    answer = await _prepared(body, request)
-    return await answers.whole(answer, state.gateway.engine, state.metrics)
+    async with state.room.place():
+        answer = await _prepared(body, request)
+        return await answers.whole(answer, state.gateway.engine, state.metrics)
+
+
+async def _events(body: Generating, request: Request) -> AsyncGenerator[bytes, None]:
+    state = request.app.state
+    async with state.room.place():
+        answer = await _prepared(body, request)
+        async with aclosing(answers.events(answer, state.gateway.engine, state.metrics)) as events:
+            async for event in events:
+                yield event
 
 
 async def _prepared(body: Generating, request: Request) -> Answer:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from swarm.errors import SwarmError
 
 FAREWELL = 3  # s for answers to end once the gateway stops
-BACKLOG = 256
+BACKLOG = 1024
 
 
 def listen(host: str, port: int) -> socket.socket:

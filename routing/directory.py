@@ -48,6 +48,7 @@ BATCH = 1000  # messages handled between two looks at the leases
 ENROLLED = 1024  # connections under an enrolment key to remember
 JOIN_TIMEOUT = 10.0  # s for another directory to answer
 RATE, BURST = 50.0, 1000.0  # what one key may ask per second in the long run, and at once
+FLOOD = 10_000.0, 30_000.0  # messages of one key that are read at all, as above; more end its connection
 COSTS: dict[type[wire.Message], float] = {wire.Watch: 20.0, wire.Place: 10.0, wire.Enrol: 5.0}  # others cost 1
 
 EXPELLED = "this directory was expelled from the swarm: to start a new one, use another folder"
@@ -91,6 +92,7 @@ class Directory:
         self._consulting: dict[str, tuple[bytes, int]] = {}  # directories that want to hear what changes
         self._seen: dict[str, float] = {}
         self._limit = RateLimit(RATE, BURST, ticks)
+        self._flood = RateLimit(*FLOOD, ticks)
         self._resources = ExitStack()
         with self._resources:
             self._ledger = Ledger(Path(state_dir))
@@ -199,7 +201,7 @@ class Directory:
 
     def _may_speak(self, key: str) -> bool:
         """Whose connections stay: also under a token that is not good any longer, to be told so."""
-        return key not in self._registry.roster.expelled
+        return key not in self._registry.roster.expelled and not self._flood.spend(key)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -238,7 +240,11 @@ class Directory:
         request = getattr(message, "request", 0)
         try:
             if wait := self._limit.spend(peer, COSTS.get(type(message), 1.0)):
-                raise Refusal("busy", f"too many requests: try again in {wait:.1f} s", wait)
+                log.debug("%s asks too often", peer[:8])
+                self._listener.send(
+                    route, wire.Refused("busy", "too many requests: wait", request=request, retry_after=wait)
+                )
+                return
             events, answer = self._answer(received, request)
         except Refusal as refusal:
             log.info("refused %s of %s: %s", type(message).__name__, peer[:8], refusal.reason)

@@ -76,7 +76,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 def _configure(socket: Socket, identity: Identity) -> None:
     socket.linger = 0
-    socket.sndhwm = socket.rcvhwm = HIGH_WATER
+    socket.sndhwm = HIGH_WATER
+    # libzmq 4.3.5 aborts the process (`!_io_error`) if it has stopped reading from a connection, because the queue was
+    # full, and that connection breaks: the next heartbeat is written to it. So it must never stop reading.
+    socket.rcvhwm = 0
     socket.maxmsgsize = wire.MAX_FRAME
     socket.heartbeat_ivl = HEARTBEAT
     socket.heartbeat_timeout = HEARTBEAT_TIMEOUT
@@ -100,6 +103,7 @@ class Listener:
         self, context: Context, bind: str, identity: Identity, admits: Callable[[str], bool] | None = None
     ) -> None:
         self._admits = admits
+        self._ended: deque[bytes] = deque(maxlen=1000)  # connections of which more may still be read
         host, port = split_address(bind)
         self.socket: Socket = context.socket(zmq.ROUTER)
         _configure(self.socket, identity)
@@ -127,8 +131,10 @@ class Listener:
                 return None
             peer = str(frames[0].get("User-Id")) if frames else ""
             if self._admits is not None and not self._admits(peer):
-                log.info("ended a connection of %s, which is not admitted any longer", peer[:8])
-                _cut(frames[0])
+                if frames[0].bytes not in self._ended:
+                    self._ended.append(frames[0].bytes)
+                    log.info("ended a connection of %s, which is not admitted any longer", peer[:8])
+                    _cut(frames[0])
                 continue
             try:
                 message, array = wire.decode([frame.buffer for frame in frames[1:]])

@@ -1,4 +1,4 @@
-"""The small files of a model that a server gives to clients which have none: tokenizer, configuration, chat template."""
+"""The small files of a model that a server gives to clients without them: tokenizer, configuration, chat template."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Files:
     def __init__(self, model: str, folder: Path) -> None:
         self._model = model
         self._folder = folder
+        self._known: dict[str, Array] = {}
 
     def answer(self, message: wire.ListFiles | wire.ReadFile) -> tuple[wire.Message, Array | None]:
         """Nothing but the files that are listed can be read."""
@@ -33,9 +34,14 @@ class Files:
         if isinstance(message, wire.ListFiles):
             sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
             return wire.Files(message.request, sizes), None
-        if message.name not in paths or not paths[message.name].is_file():
+        path = paths.get(message.name)
+        if path is None or not path.is_file() or not path.stat().st_size:
             return wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request), None
-        with paths[message.name].open("rb") as file:
-            file.seek(message.offset)
-            part = np.frombuffer(file.read(PART), np.uint8)
+        part = self._mapped(message.name)[message.offset : message.offset + PART]
         return wire.FilePart(message.request, message.offset), part
+
+    def _mapped(self, name: str) -> Array:
+        """A file's bytes, the same memory each time: parts that a slow reader lets queue up cost nothing more."""
+        if name not in self._known:
+            self._known[name] = np.memmap(self._folder / name, np.uint8, "r")
+        return self._known[name]

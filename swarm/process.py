@@ -18,6 +18,7 @@ from routing.errors import DirectoryError
 from routing.links import LinkError
 from routing.security import SecurityError
 from swarm.errors import SwarmError
+from swarm.logs import Printable, Sparing
 
 PARENT = "SWARM_PARENT"  # set to `stdin`: end when standard input does, because the parent holds its other end
 
@@ -90,13 +91,10 @@ def clear_errors() -> Iterator[None]:
 
 
 def log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Printable("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(Sparing())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "urllib3", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

@@ -21,6 +21,7 @@ GREEDY = Sampling()
 # Sorting a whole vocabulary to find a nucleus costs 10 ms at 150,000 tokens; the nucleus is nearly always inside the
 # likeliest few thousand, and where it is not the whole vocabulary is sorted.
 _SHORTLIST = 4096
+_LEAST_PENALTY = 1e-6  # what is smaller would make logits infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _penalised(logits: Floats, sampling: Sampling, history: Sequence[int], promp
     if sampling.repetition_penalty != 1.0 and history:
         seen = np.unique(np.asarray(history))
         values = scores[seen]
-        penalty = np.float32(sampling.repetition_penalty)
+        penalty = np.float32(max(sampling.repetition_penalty, _LEAST_PENALTY))
         scores[seen] = np.where(values < 0, values * penalty, values / penalty)
     generated = history[prompt_length:]
     if generated and (sampling.presence_penalty or sampling.frequency_penalty):
@@ -86,7 +87,9 @@ def _penalised(logits: Floats, sampling: Sampling, history: Sequence[int], promp
 
 
 def _draw(scores: Floats, sampling: Sampling, position: int) -> int:
-    scaled = scores.astype(np.float64) / sampling.temperature
+    # The largest is 0, so a temperature next to 0 makes nothing infinite but what is impossible anyway.
+    with np.errstate(over="ignore"):
+        scaled = (scores.astype(np.float64) - float(scores.max())) / sampling.temperature
     if sampling.top_k and sampling.top_k < len(scaled):
         order = _largest(scaled, sampling.top_k)
     elif sampling.top_p < 1:

@@ -86,6 +86,10 @@ class Scheduler:
         """Whether nothing that is pending can be computed now."""
         return all(held(queue[0]) for queue in self._queues.values())
 
+    def pending(self, session: str) -> int:
+        """Tokens of the session that wait."""
+        return sum(work.length for work in self._queues.get(session, ()))
+
     def put_back(self, work: Work) -> None:
         """It was taken too early: next in the line of its session."""
         self._queues.setdefault(work.session, deque()).appendleft(work)

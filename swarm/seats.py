@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 from backends import Span
 from routing import wire
+from routing.addresses import is_dialable
+from swarm.limits import MAX_SESSIONS, Waiting, giving_way, holdings, share_of
 
 BUSY_RETRY = 1.0  # s, the hint given with a refusal for want of room
-IDLE_AFTER = 60.0  # s without a message until a seat may be given to somebody else
 ABANDONED_AFTER = 3600.0  # s without a message until a seat is given up even with room to spare
+LEFT_AFTER = 15.0  # s until the same for a client whose connection is gone: it may come back for what is cached
 
 
 class Refusal(Exception):
@@ -41,6 +43,8 @@ class Seat:
         starts: to be sent along with the next push.
         resend: outputs of this range are pushed again before anything else.
         failed: nothing more is computed in this epoch; the cache waits for the next one.
+        opened: when the session came.
+        left: when the client's connection was found gone; None: it is there.
     """
 
     session: str
@@ -59,6 +63,8 @@ class Seat:
     starts: tuple[int, ...] = ()
     resend: tuple[int, int] | None = None
     failed: bool = False
+    opened: float = 0.0
+    left: float | None = None
 
     @property
     def span(self) -> Span:
@@ -100,6 +106,7 @@ class Seats:
         self._capacity = capacity
         self._context_length = context_length
         self._seats: dict[str, Seat] = {}
+        self._waiting = Waiting()
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -118,6 +125,13 @@ class Seats:
     def free(self) -> int:
         return self._capacity - self.reserved
 
+    def offer(self, now: float) -> int:
+        """Tokens that a newcomer could have: what is free, and what would give way to it."""
+        owner, room = "", self.free
+        for seat in giving_way(self._seats.values(), self._capacity, owner, 0, now):
+            room += seat.max_length
+        return room
+
     def open(self, message: wire.Open, sender: str, client: bytes, now: float) -> tuple[Seat, list[Seat]]:
         """Seat a session, or go on with one that sits here already under a newer epoch.
 
@@ -135,7 +149,7 @@ class Seats:
             raise Refusal("old_epoch", f"the session is on epoch {known.epoch} already")
         moved = known is not None and known.span != _span_of(message)
         need = message.max_length - (known.max_length if known else 0)
-        gone = self._make_room(need, now, keep=message.session)
+        gone = self._make_room(need, sender, now, keep=message.session)
         generation = message.generation
         seat = Seat(
             session=message.session,
@@ -150,6 +164,7 @@ class Seats:
             accepted=0 if known is None or moved else min(known.computed, message.position),
             computed=0 if known is None or moved else known.computed,
             history=list(generation.history) if generation else [],
+            opened=now if known is None else known.opened,
         )
         self._seats[message.session] = seat
         return seat, gone
@@ -158,7 +173,12 @@ class Seats:
         self._seats.pop(session, None)
 
     def abandoned(self, now: float) -> list[Seat]:
-        return [seat for seat in self._seats.values() if now - seat.used > ABANDONED_AFTER]
+        """Seats whose time is over."""
+        return [
+            seat
+            for seat in self._seats.values()
+            if now - seat.used > ABANDONED_AFTER or (seat.left is not None and now - seat.left > LEFT_AFTER)
+        ]
 
     def _check(self, message: wire.Open) -> None:
         if message.model != self._model:
@@ -175,6 +195,8 @@ class Seats:
             if hop.start != at or hop.end <= hop.start:
                 raise Refusal("bad_route", f"the route does not go on at block {at}")
             at = hop.end
+            if not all(map(is_dialable, hop.addresses)):
+                raise Refusal("bad_route", f"the hop {hop.start}:{hop.end} has an address that nobody can dial")
         if at != self._blocks:
             raise Refusal("bad_route", f"the route ends at block {at} of {self._blocks}")
         if self._context_length and message.max_length > self._context_length:
@@ -189,23 +211,32 @@ class Seats:
         if message.generation is not None and message.generation.end > message.max_length:
             raise Refusal("too_long", "the generation would end beyond the session's max_length")
 
-    def _make_room(self, need: int, now: float, keep: str) -> list[Seat]:
-        """Take the longest idle seats until `need` tokens are free; nobody gives way where that is not enough."""
+    def _make_room(self, need: int, owner: str, now: float, keep: str) -> list[Seat]:
+        """Close seats until `need` tokens are free (see `swarm.limits`); nobody gives way where that is not enough."""
+        sessions = sum(seat.owner == owner and seat.session != keep for seat in self._seats.values())
+        if sessions >= MAX_SESSIONS:
+            raise Refusal("too_many", f"you have {sessions} sessions here, which is the limit", BUSY_RETRY)
+        holds, waiting = holdings(self._seats.values()), self._waiting.owners(now) - {owner}
+        within = holds[owner] + need <= share_of(holds, self._capacity, {owner, *waiting})
+        if need > 0 and waiting and not within:
+            raise Refusal("too_many", "others wait for room, and you hold more than your share of it", BUSY_RETRY)
         gone: list[Seat] = []
         room = self.free
-        for seat in sorted(self._seats.values(), key=lambda seat: seat.used):
+        for seat in giving_way(self._seats.values(), self._capacity, owner, need, now, keep):
             if room >= need:
                 break
-            if seat.session != keep and now - seat.used > IDLE_AFTER:
-                gone.append(seat)
-                room += seat.max_length
+            gone.append(seat)
+            room += seat.max_length
         if room < need:
+            if within:
+                self._waiting.refused(owner, now)
             raise Refusal(
                 "busy",
                 f"no room for {need} more tokens: {self.reserved} of {self._capacity} are reserved by "
                 f"{len(self._seats)} sessions",
                 BUSY_RETRY,
             )
+        self._waiting.admitted(owner)
         for seat in gone:
             self.close(seat.session)
         return gone

@@ -27,6 +27,7 @@ from swarm import __version__, models, progress
 from swarm.errors import SwarmError
 from swarm.fingerprint import fingerprint
 from swarm.identities import claimed
+from swarm.limits import Floods
 from swarm.memory import free_memory
 from swarm.process import Stop, announce
 from swarm.server import Server
@@ -87,10 +88,11 @@ def serve(settings: Settings, stop: Stop) -> None:
         resources.callback(directory.close)
         directory.start()
         context: Context = zmq.Context()
-        gate = Gate(context, directory.admits)
+        floods = Floods(time.monotonic)
+        gate = Gate(context, lambda key: directory.admits(key) and floods.admits(key))
         resources.callback(gate.close)
         bind = settings.bind or _default_bind(token)
-        listener = Listener(context, bind, identity, directory.admits)
+        listener = Listener(context, bind, identity, lambda key: directory.admits(key) and floods.heard(key))
         resources.callback(listener.close)
         server = wire.Server(
             key=identity.public,

@@ -21,6 +21,7 @@ from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
 from swarm.files import Files
+from swarm.limits import Messages
 from swarm.outputs import Outputs
 from swarm.sampling import looks_back, pick
 from swarm.scheduler import Scheduler, Work, pack
@@ -35,6 +36,8 @@ POLL = 200  # ms
 COUNTED = 64 << 10  # bytes of a message from which on it counts for the window
 WINDOW = 32 << 20  # bytes of activations that may be on the way to one hop, or wait there
 OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
+MESSAGES = 256  # answered between two batches, so that nobody keeps the server from computing by talking
+DROPPED = 5000  # messages of those who say too much, read and dropped between two batches
 HOUSEKEEPING = 1.0  # s
 LINK_GRACE = 5.0  # s until a next hop that cannot be reached fails the sessions that go there
 
@@ -81,6 +84,7 @@ class Server:
         self._window: Counter[str] = Counter()  # bytes on the way to each next hop
         self._leaving = False
         self._idle = True  # nothing that is pending can be computed before something comes in
+        self._messages = Messages(clock)
         self._down_since: dict[str, float] = {}
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
@@ -121,9 +125,15 @@ class Server:
             self._listener.send(seat.client, wire.Leaving(seat.session, seat.epoch))
 
     def turn(self) -> None:
-        """Read everything that has come, then compute one batch."""
-        while (received := self._listener.receive()) is not None:
-            self._on_message(received)
+        """Read what has come, within a limit, then compute one batch."""
+        answered = dropped = 0
+        while answered < MESSAGES and dropped < DROPPED and (received := self._listener.receive()) is not None:
+            if not self._is_owed(received) and (wait := self._messages.wait(received.peer, received.message)):
+                self._refuse_too_many(received, wait)
+                dropped += 1
+            else:
+                self._on_message(received)
+                answered += 1
         for event in self._dialer.collect():
             self._on_link(event)
         for seat in self._seats.all():
@@ -158,6 +168,23 @@ class Server:
             case other:
                 log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
 
+    def _is_owed(self, received: Received) -> bool:
+        """Whether it is work that a session waits for, which is bounded by the session's length."""
+        message = received.message
+        if not isinstance(message, wire.Forward) or (seat := self._seats.get(message.session)) is None:
+            return False
+        new = message.starts or message.position >= seat.accepted
+        return bool(new) and message.epoch == seat.epoch and seat.may_forward(received.peer)
+
+    def _refuse_too_many(self, received: Received, wait: float) -> None:
+        log.warning("%s says too much", received.peer[:8])
+        message = received.message
+        if isinstance(message, wire.Open | wire.ListFiles | wire.ReadFile):
+            session, epoch = (message.session, message.epoch) if isinstance(message, wire.Open) else ("", 0)
+            reason = "you ask too often"
+            refused = wire.Refused("too_many", reason, session, epoch, getattr(message, "request", 0), retry_after=wait)
+            self._listener.send(received.route, refused)
+
     def _open(self, message: wire.Open, received: Received) -> None:
         now = self._clock()
         before = self._seats.get(message.session)
@@ -188,11 +215,24 @@ class Server:
         if following.peer != self._key:
             if following.peer not in self._dialer:
                 self._down_since[following.peer] = now
-            self._dialer.dial(following.peer, following.addresses)
+            if not self._dial(following):
+                self._leave(seat.session)
+                refused = wire.Refused("bad_route", "the next hop cannot be dialled", seat.session, seat.epoch)
+                self._listener.send(received.route, refused)
+                return
         held = self._outputs.start(seat.session, seat.accepted)
         self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted, held))
         if self._leaving:
             self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
+
+    def _dial(self, hop: wire.Hop) -> bool:
+        """Clients say who the next hop is. False: that is no key, or there are no more sockets to be had."""
+        try:
+            self._dialer.dial(hop.peer, hop.addresses)
+        except (zmq.ZMQError, ValueError) as error:
+            log.warning("cannot dial %s: %s", hop.peer[:8], error)
+            return False
+        return True
 
     def _probe(self, session: str, epoch: int, received: Received) -> None:
         seat = self._seats.get(session)
@@ -211,7 +251,7 @@ class Server:
         if message.epoch != seat.epoch or seat.failed:
             return False
         if sender == seat.owner and route:
-            seat.client = route
+            seat.client, seat.left = route, None
         seat.used = self._clock()
         inputs = self._checked(seat, message, array)
         if inputs is None:
@@ -225,6 +265,9 @@ class Server:
         if position > seat.accepted or (message.starts and not seat.fits(message)):
             self._fail(seat, "gap", f"work for position {position} came at {seat.accepted}")
             return False
+        if self._scheduler.pending(seat.session) + len(inputs) > seat.max_length:
+            self._fail(seat, "bad_input", f"more work waits than the session's {seat.max_length} tokens")
+            return False
         seat.accepted = position + len(inputs)
         self._scheduler.add(
             Work(
@@ -234,7 +277,7 @@ class Server:
                 inputs,
                 seat.span,
                 min(message.outputs, len(inputs)),
-                message.output,
+                "logits" if seat.generation else message.output,
                 message.starts,
                 message.last,
                 route if sender != seat.owner else b"",
@@ -257,6 +300,8 @@ class Server:
             problem = f"token ids of {array.dtype}"
         elif seat.span.start == 0 and not (array.min() >= 0 and array.max() < info.vocab_size):
             problem = f"a token id outside the vocabulary of {info.vocab_size}"
+        elif seat.span.start > 0 and array.dtype.kind not in "fV":  # bfloat16 is no kind that NumPy knows
+            problem = f"hidden states of {array.dtype}"
         elif seat.span.start > 0 and array.shape[1] != info.hidden_size:
             problem = f"hidden states {array.shape[1]} wide, not {info.hidden_size}"
         elif message.position + len(array) > seat.max_length:
@@ -364,7 +409,7 @@ class Server:
         started = self._clock()
         try:
             outputs = self._stage.forward(pack(works))
-        except (BackendError, MemoryError, ArithmeticError, RuntimeError, ValueError) as error:
+        except (BackendError, MemoryError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if len(works) > 1:  # find the one that cannot be computed, spare the others
                 for work in works:
                     self._compute([work])
@@ -415,7 +460,15 @@ class Server:
     def _close_ring(self, seat: Seat, generation: wire.Generation, position: int, logits: Array) -> None:
         """Pick the token of `position`, show it to the client, and start the next turn at the head."""
         sampling = generation.sampling
-        chosen = pick(logits, sampling, position, seat.history, generation.prompt_length)
+        try:
+            chosen = pick(logits, sampling, position, seat.history, generation.prompt_length)
+        except (
+            ArithmeticError,
+            LookupError,
+            ValueError,
+        ) as error:  # logits that are no numbers, a history of no tokens
+            self._fail(seat, "compute", f"no token could be picked: {type(error).__name__}: {error}")
+            return
         if looks_back(sampling):
             seat.history.append(chosen.token)
         finish: Literal["", "stop", "length"] = ""
@@ -452,12 +505,31 @@ class Server:
 
     def _to_client(self, seat: Seat, message: wire.Message, array: Array | None = None) -> None:
         if not self._listener.send(seat.client, message, array):
-            log.info("the client of session %s is gone", seat.session[:8])
-            self._leave(seat.session)
-            for hop in seat.route:
-                if hop.peer != self._key:
-                    self._dialer.dial(hop.peer, hop.addresses)
-                    self._dialer.send(hop.peer, wire.Close(seat.session))
+            self._client_gone(seat)
+
+    def _client_gone(self, seat: Seat) -> None:
+        log.info("the client of session %s is gone", seat.session[:8])
+        self._leave(seat.session)
+        for hop in seat.route:
+            if hop.peer != self._key and self._dial(hop):
+                self._dialer.send(hop.peer, wire.Close(seat.session))
+
+    def _look_after_clients(self, now: float) -> None:
+        """ZeroMQ says that a connection is gone only to who sends: send what every client ignores.
+
+        What nobody waits for is not computed; what is cached waits a while for the client to come back.
+        """
+        silent: dict[bytes, list[Seat]] = {}
+        for seat in self._seats.all():
+            silent.setdefault(seat.client, []).append(seat)
+        for client, seats in silent.items():
+            if self._listener.send(client, wire.Pong(0)):
+                continue
+            for seat in seats:
+                if self._scheduler.pending(seat.session):
+                    self._client_gone(seat)
+                elif seat.left is None:
+                    seat.left = now
 
     def _fail(self, seat: Seat, code: FailureCode, reason: str, peer: str = "") -> None:
         """End the epoch. Where nothing is wrong with what is cached here, it stays for the next one."""
@@ -482,6 +554,7 @@ class Server:
 
     def _tidy(self) -> None:
         now = self._clock()
+        self._look_after_clients(now)
         for seat in self._seats.abandoned(now):
             self._fail(seat, "evicted", "nothing was heard of the session for too long")
         for seat in [seat for seat in self._seats.all() if self._expelled(seat.owner)]:
@@ -493,4 +566,4 @@ class Server:
             self._dialer.hang_up(peer)
             self._down_since.pop(peer, None)
             del self._window[peer]
-        self._report(self._seats.free, len(self._seats))
+        self._report(self._seats.offer(now), len(self._seats))

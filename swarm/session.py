@@ -407,7 +407,7 @@ class Session:
     def _on_refused(self, peer: str, message: wire.Refused, now: float) -> list[Action]:
         if message.code == "too_long":
             return self._give_up(BadRequest(message.reason))
-        self._avoid[peer] = message.code
+        self._avoid[peer] = "busy" if message.code == "too_many" else message.code
         self._gone.add(peer)
         return self._again(message.reason, now)
 

@@ -278,7 +278,7 @@ def test_sessions_beyond_the_budget_wait_and_then_are_refused_with_a_hint() -> N
     holder = simulation.client("holder", 900)
     holder.generate(PROMPT, 5)
     simulation.run()
-    late = simulation.client("late", 200)
+    late = simulation.client("late", 600)  # more than its share of what two may have
     late.generate(PROMPT, 5)
     simulation.run()
     error = error_of(late)

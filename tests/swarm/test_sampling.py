@@ -114,3 +114,14 @@ def test_a_nucleus_wider_than_the_shortlist_is_found() -> None:
     logits = np.zeros(20_000, np.float32)
     drawn = {pick(logits, Sampling(temperature=1.0, top_p=0.9, seed=1), position).token for position in range(300)}
     assert max(drawn) > 10_000
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+@pytest.mark.parametrize("min_p", [0.0, 1.0])
+def test_parameters_at_the_edge_of_what_is_allowed_still_pick_a_token(top_p: float, min_p: float) -> None:
+    scores = np.array([1.0, 3.0, 2.0, -1.0], np.float32)
+    for least in (5e-324, 1e-300, 1e-40):
+        sampling = Sampling(temperature=least, top_p=top_p, min_p=min_p, seed=3)
+        assert pick(scores, sampling, 0).token == 1
+        penalised = Sampling(temperature=1.0, repetition_penalty=least, top_p=top_p, min_p=min_p)
+        assert pick(scores, penalised, 4, [2, 3]).token == 2

@@ -1,0 +1,156 @@
+"""What is fuzzed: real programs in processes of their own, and good peers that must notice nothing.
+
+`SWARM_HOME` must be set to an empty folder. Another kind of target (a router) is one more function that gives a
+`Target`, and a talk of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.swarms import Program
+from routing import wire
+from routing.client import DirectoryClient
+from routing.security import Identity, JoinToken
+from swarm import SwarmClient
+from tests.fuzz.hostile import enrolled
+from tests.fuzz.talk import DirectoryTalk, ServerTalk, Talk
+from tests.fuzz.toy_backend import MODEL, make_folder
+from tests.swarm.toy import greedy
+
+PROMPT = [5, 17, 3, 42, 8]
+NEW = 12
+
+
+@dataclass
+class Target:
+    """
+    Attributes:
+        key, address: where hostile peers connect to.
+        hostile: the identities that do, each with what it has to say.
+        check: a good peer is served as it should be; AssertionError if not.
+    """
+
+    name: str
+    program: Program
+    key: str
+    address: str
+    hostile: list[tuple[Identity, Talk]]
+    check: Callable[[], None]
+
+    def resident(self) -> int:
+        """Bytes. Raises: AssertionError: it has crashed."""
+        assert self.program.stats.is_running(), f"{self.name} has ended: {self.program.log[-2000:]}"
+        try:
+            return int(self.program.stats.memory_info().rss)
+        except psutil.NoSuchProcess:
+            raise AssertionError(f"{self.name} has ended: {self.program.log[-2000:]}") from None
+
+    def logged(self) -> int:
+        """Bytes."""
+        return len(self.program.log)
+
+
+@contextmanager
+def started_directory(folder: Path) -> Iterator[tuple[Program, JoinToken]]:
+    state = str(folder / "directory")
+    program = Program(folder, "directory", "swarm", "directory", "--bind", "127.0.0.1:0", "--state-dir", state)
+    try:
+        yield program, JoinToken.parse(program.wait_for("join"))
+    finally:
+        program.stop()
+
+
+@contextmanager
+def started_server(
+    folder: Path, token: JoinToken, span: str = "0:6", kv_tokens: int = 4000, **environment: str
+) -> Iterator[Program]:
+    """A server of the toy model."""
+    command = ("server", str(make_folder(folder)), "--backend", "toy", "--blocks", span, "--kv-tokens", str(kv_tokens))
+    name = f"server-{span.replace(':', '-')}"
+    program = Program(folder, name, "tests.fuzz.program", *command, SWARM_JOIN=str(token), **environment)
+    try:
+        program.wait_for("ready")
+        yield program
+    finally:
+        program.stop()
+
+
+@contextmanager
+def server(folder: Path, seed: int, hostile: int = 2, unlimited: bool = True) -> Iterator[Target]:
+    """`swarm-server` of the toy model; the good peer generates, and gets the tokens of the whole model.
+
+    Args:
+        unlimited: everything that is said is read; otherwise most of it is over what one peer may say.
+    """
+    environment = {"FUZZ_UNLIMITED": "1"} if unlimited else {}
+    with (
+        started_directory(folder) as (_, token),
+        started_server(folder, token, **environment) as program,
+        SwarmClient(str(token)) as client,
+    ):
+        client.wait_complete(MODEL)
+        (described,) = client.models()[0].servers
+        wanted = greedy(PROMPT, NEW)
+
+        def check() -> None:
+            with client.session(MODEL, 64) as session:
+                assert list(session.stream(PROMPT, NEW)) == wanted
+                logits = session.step([1, 2, 3])
+                assert logits.shape == (3, 61)
+
+        identities = [enrolled(token) for _ in range(hostile)]
+        talks = [(each, ServerTalk(described.key, each.public, seed + i)) for i, each in enumerate(identities)]
+        yield Target("server", program, described.key, described.addresses[0], talks, check)
+
+
+@contextmanager
+def directory(folder: Path, seed: int, hostile: int = 2) -> Iterator[Target]:
+    """`swarm-directory`; the good peer is a newcomer that sees the honest server as it has announced itself."""
+    with started_directory(folder) as (program, token):
+        honest = Identity.create()
+        described = wire.Server(
+            key=honest.public,
+            name="honest",
+            addresses=("127.0.0.1:1",),
+            model=MODEL,
+            blocks=6,
+            start=0,
+            end=6,
+            hidden_size=8,
+            context_length=0,
+            backend="toy",
+            device="cpu",
+            dtype="float32",
+            state="ready",
+        )
+        newcomer = Identity.create()
+        with DirectoryClient(token, honest, "honest") as own:
+            own.announce(described)
+
+            def check() -> None:
+                with DirectoryClient(token, newcomer, "newcomer", timeout=30) as client:
+                    client.wait_for(lambda view: honest.public in view.servers, 30)
+                    assert client.view.servers[honest.public] == described
+                    assert client.admits(honest.public)
+
+            identities = [enrolled(token) for _ in range(hostile)]
+            talks: list[tuple[Identity, Talk]] = [
+                (each, DirectoryTalk(each.public, seed + i)) for i, each in enumerate(identities)
+            ]
+            # Under the token's own key nothing but enrolment is answered.
+            talks.append((Identity.from_secret(token.secret), DirectoryTalk(identities[0].public, seed + hostile)))
+            yield Target("directory", program, token.directory, token.addresses[0], talks, check)
+
+
+TARGETS = {
+    "directory": directory,
+    "server": server,
+    "server within limits": functools.partial(server, unlimited=False),
+}
