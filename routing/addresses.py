@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 import psutil
 
 from routing.links import LinkError, split_address
+from routing.relay import is_relayed, parse_address
 
 MOST = 16  # addresses of one peer, see `wire.Addresses`
 _WELL_FORMED = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+):\d{1,5}", re.ASCII)
 
 
 def is_dialable(address: str) -> bool:
-    """Whether a socket takes `address` as something to connect to: `host:port` or `[v6]:port`."""
+    """Whether `Dialer` takes `address`: `host:port` or `[v6]:port`, or the way there through a router."""
+    if is_relayed(address):
+        return parse_address(address) is not None
     return _WELL_FORMED.fullmatch(address) is not None and 0 < int(address.rpartition(":")[2]) < 65536
 
 

@@ -27,7 +27,7 @@ from routing.admission import Admission
 from routing.errands import Anywhere, Everywhere
 from routing.errors import DirectoryError
 from routing.links import CONNECT_TIMEOUT, Context, Socket
-from routing.membership import TTL, Answer, Membership
+from routing.membership import TTL, Announced, Answer, Membership
 from routing.security import Identity, JoinToken, SecurityError, Whereabouts
 from routing.view import View, union
 
@@ -77,7 +77,7 @@ class DirectoryClient:
         self._memberships: dict[str, Membership] = {}  # by the directory's key, those of the token first
         self._said: list[tuple[bool, View]] = []
         self._errands: dict[Future[Answer], Anywhere | Everywhere] = {}
-        self._server: wire.Server | None = None  # what is announced
+        self._server: Announced | None = None  # what is announced
         self._revision = 0
         self._joined: Future[None] = Future()
 
@@ -183,8 +183,8 @@ class DirectoryClient:
             case other:
                 raise DirectoryError(f"the directory answered a placement with {type(other).__name__}: update it")
 
-    def announce(self, server: wire.Server) -> None:
-        """Tell everybody what this server serves, and go on doing so until `withdraw`.
+    def announce(self, server: Announced) -> None:
+        """Tell everybody of this server or router, and go on doing so until `withdraw`.
 
         Raises:
             DirectoryError: a directory says no, or none says anything. What was announced before stays.
@@ -315,19 +315,20 @@ class DirectoryClient:
         denied = next((membership for membership in memberships if membership.denied is not None), None)
         return "; ".join(dict.fromkeys(m.trouble() for m in ([denied] if denied is not None else memberships)))
 
-    def _announce(self, server: wire.Server, answer: Future[Answer]) -> None:
-        self._errands[answer] = Everywhere(self._revised(server), self._server, TTL, answer)
+    def _announce(self, server: Announced, answer: Future[Answer]) -> None:
+        said = self._revised(server) if isinstance(server, wire.Server) else server
+        self._errands[answer] = Everywhere(said, self._server, answer)
 
     def _update(self, server: wire.Server) -> None:
         if self._server is not None:
-            self._server = self._revised(server)
+            self._server = revised = self._revised(server)
             for membership in self._memberships.values():
-                membership.update(self._server)
+                membership.update(revised)
 
     def _revised(self, server: wire.Server) -> wire.Server:
         """With the number by which directories and peers tell what is later; it grows over restarts, too."""
         known = self._server
-        if known is not None and known == msgspec.structs.replace(server, revision=known.revision):
+        if isinstance(known, wire.Server) and known == msgspec.structs.replace(server, revision=known.revision):
             return known
         self._revision = max(self._revision + 1, int(time.time() * 1000))
         return msgspec.structs.replace(server, revision=self._revision)
@@ -353,12 +354,12 @@ class DirectoryClient:
                 log.exception("the callback for changes of the swarm failed")
 
 
-def _check(server: wire.Server) -> None:
+def _check(server: wire.Server | wire.Router) -> None:
     """The directory drops what is no message, and would leave the caller waiting."""
     try:
-        msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=wire.Server)
+        msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=type(server))
     except msgspec.ValidationError as error:
-        raise DirectoryError(f"this server cannot be announced: {error}") from error
+        raise DirectoryError(f"this {type(server).__name__.lower()} cannot be announced: {error}") from error
 
 
 def _same(one: list[tuple[bool, View]], other: list[tuple[bool, View]]) -> bool:

@@ -275,6 +275,8 @@ class Directory:
         match message:
             case wire.Announce(_, server, ttl):
                 return self._announce(peer, server, ttl, now), wire.Done(request)
+            case wire.AnnounceRouter(_, router, ttl):
+                return self._registry.announce_router(peer, router, ttl, now), wire.Done(request)
             case wire.Withdraw():
                 return self._registry.withdraw(peer), wire.Done(request)
             case wire.Place(_, server, capacity, ttl):
@@ -327,7 +329,7 @@ class Directory:
         for event in events:
             match event:
                 case wire.Gone(key, reason):
-                    log.info("server %s is gone: %s", key[:8], reason)
+                    log.info("%s is gone: %s", key[:8], reason)
                 case wire.Expelled(key):
                     log.info("expelled %s", key[:8])
                     self._seen.pop(key, None)

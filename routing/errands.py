@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from routing import wire
-from routing.membership import Answer, Asking, Membership
+from routing.membership import Announced, Answer, Asking, Membership, announcement
 
 
 class Anywhere:
@@ -43,10 +42,9 @@ class Everywhere:
         before: what was announced, and is again after a refusal.
     """
 
-    def __init__(self, server: wire.Server, before: wire.Server | None, ttl: float, answer: Future[Answer]) -> None:
+    def __init__(self, server: Announced, before: Announced | None, answer: Future[Answer]) -> None:
         self.server = server
         self._before = before
-        self._ttl = ttl
         self._answer = answer
         self._asked: dict[Membership, Future[Answer]] = {}
 
@@ -55,7 +53,7 @@ class Everywhere:
         for membership in memberships:
             if membership.is_up and membership not in self._asked:
                 self._asked[membership] = Future()
-                membership.ask(lambda request: wire.Announce(request, self.server, self._ttl), self._asked[membership])
+                membership.ask(lambda request: announcement(request, self.server), self._asked[membership])
         answers = [answer for membership, answer in self._asked.items() if membership in memberships and answer.done()]
         refusal = next((answer for answer in answers if answer.exception() is not None), None)
         if refusal is not None:

@@ -107,7 +107,8 @@ class Feed:
 
     def _snapshots(self, request: int) -> Iterator[wire.Snapshot]:
         view = self._view()
-        yield wire.Snapshot(request, self._sequence, (), (), directories=tuple(view.directories.values()))
+        directories, routers = tuple(view.directories.values()), tuple(view.routers.values())
+        yield wire.Snapshot(request, self._sequence, (), (), (), directories, routers)
         keys = tuple(view.expelled)
         for at in range(0, len(keys), PART // 40):
             yield wire.Snapshot(request, self._sequence, (), (), expelled=keys[at : at + PART // 40])

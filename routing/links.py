@@ -1,11 +1,15 @@
 """Encrypted connections with typed messages: `Listener` is dialled, `Dialer` dials.
 
+An address is `host:port`, or `relay:host:port/name` for the way through a router (`routing.relay`), which is tried when
+the direct ones have failed.
+
 Both belong to one thread, which polls their sockets. ROUTER identities are left to libzmq: it makes one per connection
 that no peer can claim, and every message carries the sender's authenticated public key (ZAP's user id) instead.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import time
@@ -18,7 +22,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from routing import wire
+from routing.relay import is_relayed, parse_address
 from routing.security import ZAP_DOMAIN, Identity
+from routing.tunnel import Tunnel, Tunnels
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +35,9 @@ LossReason = Literal["unreachable", "refused", "closed"]
 HIGH_WATER = 1000  # messages; each is at most wire.MAX_TENSOR
 HEARTBEAT = 2_000  # ms
 HEARTBEAT_TIMEOUT = 8_000  # ms without any traffic until a host that vanished is given up
-CONNECT_TIMEOUT = 3_000  # ms
+CONNECT_TIMEOUT = 3_000  # ms; for all direct addresses together where there is a relayed one
+LEAST_TIMEOUT = 500  # ms for one of them
+DIRECT_AGAIN = 300.0  # s for which a peer that was reached through a router only is looked for there first
 RECONNECT = (100, 2_000)  # ms, first and longest pause
 REFUSED_PAUSE = 0.2  # s; a key that has just been enrolled is known everywhere soon after
 
@@ -74,6 +82,14 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def cannot_listen(bind: str, error: OSError | zmq.ZMQError) -> LinkError:
+    """Why nothing can listen there, for the user."""
+    if error.errno in (errno.EADDRINUSE, zmq.EADDRINUSE):
+        host, port = split_address(bind)
+        return LinkError(f"port {port} on {host} is in use: choose another, or 0 for any free one")
+    return LinkError(f"cannot listen on {bind}: {error.strerror or error}")
+
+
 def _configure(socket: Socket, identity: Identity) -> None:
     socket.linger = 0
     socket.sndhwm = HIGH_WATER
@@ -116,9 +132,7 @@ class Listener:
             self.socket.bind(f"tcp://{bracketed}:{port or '*'}")
         except zmq.ZMQError as error:
             self.socket.close()
-            if error.errno == zmq.EADDRINUSE:
-                raise LinkError(f"port {port} on {host} is in use: choose another, or 0 for any free one") from None
-            raise LinkError(f"cannot listen on {bind}: {error.strerror or error}") from None
+            raise cannot_listen(bind, error) from None
         self.host = host
         self.port = int(bytes(self.socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rpartition(":")[2])
 
@@ -177,7 +191,6 @@ _MONITORED = (
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
@@ -185,34 +198,87 @@ _MONITORED = (
 class _Link:
     """One DEALER, its monitor, and which of the peer's addresses it tries."""
 
-    def __init__(self, context: Context, identity: Identity, peer: str, addresses: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        identity: Identity,
+        peer: str,
+        addresses: tuple[str, ...],
+        tunnels: Tunnels,
+        relayed_first: bool,
+    ) -> None:
         self.addresses = addresses
-        self.at = 0
         self.up = False
-        self.refused = False
+        self.refused = False  # by somebody who may not be the peer
+        self.denied = False  # by the peer itself
         self.redial_at: float | None = None
         self.waiting: deque[list[bytes | memoryview]] = deque()  # sent before the connection was made
+        self._tunnels = tunnels
+        self._tunnel: Tunnel | None = None
+        self.endpoint: str | None = None  # None: the address cannot be dialled
         self.socket: Socket = context.socket(zmq.DEALER)
         _configure(self.socket, identity)
         self.socket.curve_serverkey = peer.encode()
         # Nothing is queued inside libzmq for a connection that is not there: what was sent to a peer that left must
         # not reach it when it comes back.
         self.socket.immediate = True
-        self.socket.connect_timeout = CONNECT_TIMEOUT
         self.socket.handshake_ivl = CONNECT_TIMEOUT
         self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = RECONNECT
         self.monitor: Socket = self.socket.get_monitor_socket(_MONITORED)
-        self.socket.connect(self._endpoint())
+        try:
+            self._connect(next((a for a in addresses if relayed_first and is_relayed(a)), addresses[0]))
+        except zmq.ZMQError:
+            self.close()
+            raise
 
-    def _endpoint(self) -> str:
-        return f"tcp://{self.addresses[self.at]}"
+    @property
+    def relayed(self) -> bool:
+        """Whether it goes through a router, or tries to."""
+        return is_relayed(self.address)
+
+    @property
+    def joined(self) -> bool:
+        """Whether there was somebody at the other end: a router that finds nobody just hangs up."""
+        return self._tunnel is None or self._tunnel.joined
+
+    def _connect(self, address: str) -> None:
+        self.address = address
+        way = parse_address(address)
+        direct = sum(not is_relayed(other) for other in self.addresses)
+        shared = CONNECT_TIMEOUT // direct if 0 < direct < len(self.addresses) else CONNECT_TIMEOUT
+        self.socket.connect_timeout = max(shared, LEAST_TIMEOUT)
+        self.endpoint = None
+        if way is not None:
+            try:
+                self._tunnel = self._tunnels.open(way)
+            except OSError as error:
+                log.warning("no port of this machine is free for the way through a router: %s", error)
+                return
+        endpoint = f"tcp://{address}" if self._tunnel is None else f"tcp://127.0.0.1:{self._tunnel.port}"
+        self.socket.connect(endpoint)
+        self.endpoint = endpoint
 
     def redial(self) -> None:
-        """Connect to the next address (the same one, where there is no other)."""
+        """Connect to the next address; to the same one where there is no other, or where the peer itself said no."""
         self.redial_at = None
-        self.socket.disconnect(self._endpoint())
-        self.at = (self.at + 1) % len(self.addresses)
-        self.socket.connect(self._endpoint())
+        self._disconnect()
+        at = self.addresses.index(self.address) if self.address in self.addresses else -1
+        step, self.denied = (0 if self.denied and at >= 0 else 1), False
+        with suppress(zmq.ZMQError):  # no address at all: there may be others
+            self._connect(self.addresses[(at + step) % len(self.addresses)])
+
+    def _disconnect(self) -> None:
+        if self.endpoint is not None:
+            self.socket.disconnect(self.endpoint)
+        if self._tunnel is not None:
+            self._tunnel.close()
+            self._tunnel = None
+
+    def readdress(self, addresses: tuple[str, ...]) -> None:
+        """The peer can be found elsewhere. A connection that is up stays: others use it too."""
+        self.addresses = addresses
+        if not self.up and self.address not in addresses:
+            self.redial()
 
     def send(self, frames: list[bytes | memoryview]) -> bool:
         if not self.up:
@@ -227,7 +293,7 @@ class _Link:
         return True
 
     def connected(self) -> None:
-        self.up, self.refused = True, False
+        self.up, self.refused, self.denied = True, False, False
         while self.waiting and self.send(self.waiting[0]):
             self.waiting.popleft()
 
@@ -235,6 +301,8 @@ class _Link:
         self.socket.disable_monitor()
         self.monitor.close()
         self.socket.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
 
 class Dialer:
@@ -259,6 +327,8 @@ class Dialer:
         self._identity = identity
         self._poller = poller
         self._links: dict[str, _Link] = {}
+        self._tunnels = Tunnels()
+        self._relayed_until: dict[str, float] = {}  # peers to look for at a router first
 
     def __contains__(self, peer: str) -> bool:
         return peer in self._links
@@ -268,13 +338,19 @@ class Dialer:
         return set(self._links)
 
     def dial(self, peer: str, addresses: tuple[str, ...]) -> None:
-        """Connect to `peer`, trying its addresses in turn; does nothing where that is under way or done."""
+        """Connect to `peer`, trying its addresses in turn; does nothing where that is under way or done.
+
+        Raises:
+            zmq.ZMQError: the first address is none; see `routing.addresses.is_dialable`.
+        """
         link = self._links.get(peer)
         if link is not None:
-            if link.addresses == addresses:
-                return
-            self.hang_up(peer)
-        link = self._links[peer] = _Link(self._context, self._identity, peer, addresses)
+            if link.addresses != addresses:
+                link.readdress(addresses)
+            return
+        relayed_first = self._clock() < self._relayed_until.get(peer, 0.0)
+        link = _Link(self._context, self._identity, peer, addresses, self._tunnels, relayed_first)
+        self._links[peer] = link
         self._poller.register(link.socket, zmq.POLLIN)
         self._poller.register(link.monitor, zmq.POLLIN)
 
@@ -288,6 +364,15 @@ class Dialer:
     def is_up(self, peer: str) -> bool:
         link = self._links.get(peer)
         return link is not None and link.up
+
+    def address(self, peer: str) -> str:
+        """Where `peer` is connected to, or being tried; empty: it is not dialled."""
+        link = self._links.get(peer)
+        return link.address if link is not None else ""
+
+    def relayed(self, peer: str) -> bool:
+        """Whether `peer` is connected through a router."""
+        return self.is_up(peer) and self._links[peer].relayed
 
     def send(self, peer: str, message: wire.Message, array: wire.Array | None = None) -> bool:
         """Queue a message, also while the connection is being made. False: not dialled, or the queue is full."""
@@ -317,6 +402,9 @@ class Dialer:
                 event = self._monitored(peer, link)
                 if event is not None:
                     yield event
+            if link.endpoint is None and link.redial_at is None and self._links.get(peer) is link:
+                link.redial_at = self._clock() + REFUSED_PAUSE
+                yield Lost(peer, "unreachable")
             if link.redial_at is not None and self._clock() >= link.redial_at and self._links.get(peer) is link:
                 link.redial()
 
@@ -324,29 +412,44 @@ class Dialer:
         event = recv_monitor_message(link.monitor, zmq.NOBLOCK)["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             link.connected()
+            self._remember(peer, link.relayed)
             return Connected(peer)
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             # libzmq does not reconnect after a refusal by the other side's gate.
+            link.denied = True
             link.redial_at = self._clock() + REFUSED_PAUSE
             return Lost(peer, "refused")
-        if event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             link.refused = True
             return None
         if event == zmq.EVENT_DISCONNECTED and link.up:
             link.up = False
             link.waiting.clear()
+            # libzmq reconnects and says so, unless the connection broke because of what the other side sent.
+            link.redial_at = self._clock() + REFUSED_PAUSE
             return Lost(peer, "closed")
         if event == zmq.EVENT_DISCONNECTED and not link.refused and link.redial_at is None:
-            # Another kind of server, which does not speak ZMTP; libzmq does not reconnect after that either.
+            # It does not speak ZMTP, or damages it; libzmq does not reconnect after that either.
             link.redial_at = self._clock() + REFUSED_PAUSE
-            return Lost(peer, "refused", impostor=True)
+            return Lost(peer, "refused", impostor=True) if link.joined else Lost(peer, "unreachable")
         if event == zmq.EVENT_CONNECT_RETRIED and not link.up:
-            refused, link.refused = link.refused, False
-            if len(link.addresses) > 1:
+            refused, link.refused = link.refused and link.joined, False
+            link.redial_at = None
+            if len(link.addresses) > 1 or link.address not in link.addresses:
                 link.redial()
             return Lost(peer, "refused", impostor=True) if refused else Lost(peer, "unreachable")
         return None
 
+    def _remember(self, peer: str, relayed: bool) -> None:
+        """What was found out about the ways to a peer, so that the next connection need not find it out again."""
+        now = self._clock()
+        self._relayed_until = {other: until for other, until in self._relayed_until.items() if now < until}
+        if not relayed:
+            self._relayed_until.pop(peer, None)
+        elif peer not in self._relayed_until:
+            self._relayed_until[peer] = now + DIRECT_AGAIN
+
     def close(self) -> None:
         for peer in list(self._links):
             self.hang_up(peer)
+        self._tunnels.close()

@@ -24,7 +24,16 @@ UPDATE_PAUSE = 1.0  # s between two announcements of mere figures
 RECONNECTING = 0.05  # s between two looks at the connection while there is none
 
 Answer = wire.AnyMessage
-Asking = wire.Announce | wire.Withdraw | wire.Place
+Announced = wire.Server | wire.Router
+Announcement = wire.Announce | wire.AnnounceRouter
+Asking = Announcement | wire.Withdraw | wire.Place
+
+
+def announcement(request: int, peer: Announced) -> Announcement:
+    """What a server or a router tells the directory of itself."""
+    return (
+        wire.Announce(request, peer, TTL) if isinstance(peer, wire.Server) else wire.AnnounceRouter(request, peer, TTL)
+    )
 
 
 @dataclass
@@ -52,7 +61,7 @@ class Membership:
         self._mirror = Mirror()
         self._requests = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
-        self._server: wire.Server | None = None  # what is announced
+        self._server: Announced | None = None  # what is announced
         self._announced = 0.0  # when it was last sent
         self._renew_at = 0.0
         self._watching = 0  # the number of the latest `Watch`
@@ -108,7 +117,7 @@ class Membership:
         """Nobody waits for this answer any longer."""
         self._asked = {request: asked for request, asked in self._asked.items() if asked.answer is not answer}
 
-    def hold(self, server: wire.Server | None) -> None:
+    def hold(self, server: Announced | None) -> None:
         """Announce this, now and whenever the directory is there; None: nothing. No answer is waited for."""
         if server is None:
             self.leave(Future())
@@ -119,7 +128,7 @@ class Membership:
 
     def update(self, server: wire.Server) -> None:
         """Replace what is announced; does nothing when nothing is."""
-        if self._server is None or server == self._server:
+        if not isinstance(self._server, wire.Server) or server == self._server:
             return
         hurry = not only_figures_differ(self._server, server)
         self._server = server
@@ -216,8 +225,9 @@ class Membership:
             else:
                 self._complain(f"the directory at {self.where} refuses what this peer announces: {message.reason}")
         elif asked is not None:
-            if isinstance(asked.message, wire.Announce):
-                self._server = asked.message.server
+            if isinstance(asked.message, Announcement):
+                told = asked.message
+                self._server = told.server if isinstance(told, wire.Announce) else told.router
                 self._announced = self._clock()
                 self._renew_at = self._announced + TTL / 3
             asked.answer.set_result(message)
@@ -230,14 +240,14 @@ class Membership:
         self._watch_until = self._clock() + self._timeout
         self._admission.send(wire.Watch(self._watching))
 
-    def _announce(self, server: wire.Server) -> None:
+    def _announce(self, server: Announced) -> None:
         self._announced = self._clock()
         self._renew_at = self._announced + TTL / 3
-        self._admission.send(wire.Announce(next(self._requests), server, TTL))
+        self._admission.send(announcement(next(self._requests), server))
 
     def _is_announcing(self) -> bool:
         """Whether an announcement of the owner's is under way, which replaces the one that would be renewed."""
-        return any(isinstance(asked.message, wire.Announce) for asked in self._asked.values())
+        return any(isinstance(asked.message, Announcement) for asked in self._asked.values())
 
     def _complain(self, message: str) -> None:
         """Log it, once for as long as it lasts."""

@@ -17,6 +17,7 @@ from zmq.utils import z85
 from routing import wire
 from routing.addresses import is_dialable
 from routing.assign import choose_span, throughputs
+from routing.relay import is_relayed
 from routing.roster import Roster, short_id
 from routing.view import View, apply
 
@@ -24,6 +25,7 @@ MAX_MEMBERS = 10_000
 MAX_SITES = 16  # directories
 MAX_TOKENS = 10_000  # that are remembered, revoked and expired ones included
 MAX_SERVERS = 10_000
+MAX_ROUTERS = 64
 MAX_BLOCKS = 2048  # of a model
 MAX_SERVER = 256 << 10  # bytes of one announcement, so that every message about it fits a frame
 MAX_TTL = 300.0  # s
@@ -221,8 +223,28 @@ class Registry:
         self._grant(peer, min(ttl, MAX_TTL), now)
         return () if server == known else self._happen(wire.Updated(server))
 
+    def announce_router(self, peer: str, router: wire.Router, ttl: float, now: float) -> Events:
+        """`peer` relays to those that nobody can dial, for `ttl` seconds. No event if that is known.
+
+        Raises:
+            Refusal: it may not.
+        """
+        if not self.is_member(peer):
+            raise Refusal("not-a-member", "this peer has not enrolled")
+        if router.key != peer or peer in self.view.servers:
+            raise Refusal("not-yours", "a router may only speak for its own key, and is no server")
+        if peer not in self.view.routers and len(self.view.routers) >= MAX_ROUTERS:
+            raise Refusal("full", f"the swarm has {MAX_ROUTERS} routers, which is its limit")
+        if not router.name.isprintable():
+            raise Refusal("malformed", "the name holds characters that cannot be printed")
+        for address in router.addresses:
+            if is_relayed(address) or not is_dialable(address):
+                raise Refusal("malformed", f"{address!r} is no address that others could dial")
+        self._grant(peer, min(ttl, MAX_TTL), now)
+        return () if router == self.view.routers.get(peer) else self._happen(wire.RouterUpdated(router))
+
     def withdraw(self, peer: str) -> Events:
-        """The server of `peer` leaves."""
+        """The server or router of `peer` leaves."""
         self._holds.pop(peer, None)
         return self._remove(peer, "it left")
 
@@ -267,6 +289,8 @@ class Registry:
             raise Refusal("not-a-member", "this peer has not enrolled")
         if server.key != peer:
             raise Refusal("not-yours", "a server may only speak for its own key")
+        if peer in self.view.routers:
+            raise Refusal("not-yours", "this peer is a router: a server needs a key of its own")
         if not math.isfinite(server.throughput):
             raise Refusal("malformed", "the throughput must be a finite number")
         if known is not None and _same_but_for_load(known, server):
@@ -311,10 +335,11 @@ class Registry:
     def _remove(self, key: str, reason: str) -> Events:
         if self._leases.pop(key, None) is None:
             return ()
-        self._left[key] = self.view.servers[key]
-        self._left.move_to_end(key)
-        if len(self._left) > self._max_servers:
-            self._left.popitem(last=False)
+        if key in self.view.servers:
+            self._left[key] = self.view.servers[key]
+            self._left.move_to_end(key)
+            if len(self._left) > self._max_servers:
+                self._left.popitem(last=False)
         return self._happen(wire.Gone(key, reason))
 
     def _happen(self, event: wire.Event) -> Events:

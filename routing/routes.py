@@ -16,8 +16,10 @@ import msgspec
 
 from routing import wire
 from routing.paths import Reach, shortest
+from routing.relay import is_relayed
 
 OVERHEAD = 0.001  # s that a hop adds to a token, whatever it computes
+RELAYED = 0.05  # s; a way through a router is somebody else's bandwidth, so a direct one may take that much longer
 LOAD_PER_SESSION = 0.25  # sessions are batched, so one more slows a server down by less than its share
 BUSY_RETRY = 1.0  # s, hint
 LOADING_RETRY = 2.0  # s, hint
@@ -62,6 +64,8 @@ class Query:
         fingerprint: digests of files of the model that the client holds; servers that disagree are left out.
         ends: the only servers that may hold the first and the last block, where tokens are seen; None: any.
         seed: which of several equal routes is taken, so that sessions spread; None: always the same.
+        relayed: servers that are known to be reached through a router; those that can be dialled no other way count as
+            such by themselves.
     """
 
     model: str
@@ -73,6 +77,7 @@ class Query:
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     ends: frozenset[str] | None = None
+    relayed: frozenset[str] = frozenset()
 
 
 def coverage(servers: Iterable[wire.Server], blocks: int) -> list[int]:
@@ -139,14 +144,16 @@ def _cheapest(
         Reach(max(s.start, span[0]), min(s.end, span[1]), _nanoseconds(_load(s) / max(s.throughput, slowest)))
         for s in usable
     ]
+    detours = [RELAYED if s.key in query.relayed or all(map(is_relayed, s.addresses)) else 0.0 for s in usable]
 
     def edge(one: int | None, other: int | None) -> int:
         if other is None:
             assert one is not None
-            if after is None:  # the tail answers the client
-                return _nanoseconds(query.latency(None, usable[one].key) / 2)
+            if after is None:  # the tail answers the client, along the connection that the client has made
+                return _nanoseconds(query.latency(None, usable[one].key) / 2 + detours[one])
             return _nanoseconds(query.latency(usable[one].key, after) / 2 + OVERHEAD)
-        return _nanoseconds(query.latency(before if one is None else usable[one].key, usable[other].key) / 2 + OVERHEAD)
+        round_trip = query.latency(before if one is None else usable[one].key, usable[other].key)
+        return _nanoseconds(round_trip / 2 + OVERHEAD + detours[other])
 
     legs = shortest(reaches, *span, edge, _nanoseconds(OVERHEAD))
     assert legs is not None, "every block is covered"

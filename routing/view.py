@@ -21,12 +21,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class View:
-    """Members, servers and directories by public key, and who was expelled. Nothing is ever changed in place."""
+    """Members, servers, routers and directories by key, and who was expelled. Nothing is ever changed in place."""
 
     members: Mapping[str, wire.Member] = field(default_factory=dict)
     servers: Mapping[str, wire.Server] = field(default_factory=dict)
     expelled: frozenset[str] = frozenset()
     directories: Mapping[str, wire.Site] = field(default_factory=dict)
+    routers: Mapping[str, wire.Router] = field(default_factory=dict)
 
     def serving(self, model: str) -> tuple[wire.Server, ...]:
         """The servers of one model."""
@@ -48,7 +49,9 @@ def apply(view: View, event: wire.Event) -> View:
                 directories=_without(view.directories, key),
             )
         case wire.Gone(key):
-            return replace(view, servers=_without(view.servers, key))
+            return replace(view, servers=_without(view.servers, key), routers=_without(view.routers, key))
+        case wire.RouterUpdated(router):
+            return replace(view, routers={**view.routers, router.key: router})
         case wire.Listed(site):
             return replace(view, directories={**view.directories, site.key: site})
 
@@ -58,7 +61,7 @@ def union(current: Iterable[View], past: Iterable[View] = ()) -> View:
 
     Args:
         current: the views of the directories that are connected.
-        past: the last views of others. They tell of members and directories, but not of servers.
+        past: the last views of others. They tell of members and directories, but not of servers and routers.
     """
     current = tuple(current)
     every = (*current, *past)
@@ -77,7 +80,8 @@ def union(current: Iterable[View], past: Iterable[View] = ()) -> View:
         for key, server in view.servers.items():
             if key not in expelled and (key not in servers or server.revision > servers[key].revision):
                 servers[key] = server
-    return View(members, servers, expelled, directories)
+    routers = {key: router for view in current for key, router in view.routers.items() if key not in expelled}
+    return View(members, servers, expelled, directories, routers)
 
 
 def _without(mapping: Mapping[str, T], key: str) -> Mapping[str, T]:
@@ -132,6 +136,7 @@ class Mirror:
                     {server.key: server for part in self._parts for server in part.servers},
                     frozenset(key for part in self._parts for key in part.expelled),
                     {site.key: site for part in self._parts for site in part.directories},
+                    {router.key: router for part in self._parts for router in part.routers},
                 )
                 self._parts = []
                 return "changed"

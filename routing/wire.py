@@ -273,7 +273,7 @@ class Server(msgspec.Struct, array_like=True, frozen=True):
     """What the directory knows of a server.
 
     Attributes:
-        addresses: `host:port` at which other peers reach it, the most local first.
+        addresses: `host:port` at which other peers reach it, the most local first; then those through a router.
         model: the model's name in the swarm.
         blocks: number of blocks of the whole model.
         throughput: blocks times tokens that it computes per second, by its own measurement.
@@ -311,6 +311,14 @@ class Server(msgspec.Struct, array_like=True, frozen=True):
     instance: Name = ""
     movable: bool = False
     revision: Amount = 0
+
+
+class Router(msgspec.Struct, array_like=True, frozen=True):
+    """What the directory knows of a router: `addresses` are `host:port`, the best first."""
+
+    key: Key
+    name: Name
+    addresses: Addresses
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True):
@@ -387,8 +395,16 @@ class Announce(Message, frozen=True):
     ttl: Seconds
 
 
+class AnnounceRouter(Message, frozen=True):
+    """Router to directory: here I am, for `ttl` seconds from now."""
+
+    request: Request
+    router: Router
+    ttl: Seconds
+
+
 class Withdraw(Message, frozen=True):
-    """Server to directory: I leave."""
+    """Server or router to directory: I leave."""
 
     request: Request
 
@@ -432,6 +448,7 @@ class Snapshot(Message, frozen=True):
     servers: tuple[Server, ...]
     expelled: tuple[Key, ...] = ()
     directories: tuple[Site, ...] = ()
+    routers: tuple[Router, ...] = ()
 
 
 class Joined(msgspec.Struct, array_like=True, frozen=True, tag=True):
@@ -452,8 +469,14 @@ class Updated(msgspec.Struct, array_like=True, frozen=True, tag=True):
     server: Server
 
 
+class RouterUpdated(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """A router came, or can be reached elsewhere."""
+
+    router: Router
+
+
 class Gone(msgspec.Struct, array_like=True, frozen=True, tag=True):
-    """A server left, or its lease ran out."""
+    """A server or a router left, or its lease ran out."""
 
     key: Key
     reason: Text
@@ -465,7 +488,7 @@ class Listed(msgspec.Struct, array_like=True, frozen=True, tag=True):
     site: Site
 
 
-Event = Joined | Expelled | Updated | Gone | Listed
+Event = Joined | Expelled | Updated | RouterUpdated | Gone | Listed
 
 
 class Change(Message, frozen=True):
@@ -532,11 +555,27 @@ class Expel(Message, frozen=True):
     key: Key
 
 
+# --- routers -----------------------------------------------------------------------------------------------------
+
+
+class Register(Message, frozen=True):
+    """Peer to router: tell me, along this connection, of whoever wants to reach me. Repeated as long as it holds."""
+
+    request: Request
+
+
+class Caller(Message, frozen=True):
+    """Router to peer: somebody wants to reach you; the first connection that shows this ticket is joined to theirs."""
+
+    ticket: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
 AnyMessage = (
     Open | Opened | Refused | Forward | Credit | Token | Result | Failed | Leaving | Probe | Alive | Close | Ping | Pong
     | ListFiles | Files | ReadFile | FilePart
-    | Enrol | Announce | Withdraw | Place | Placed | Done | Watch | Snapshot | Change
+    | Enrol | Announce | AnnounceRouter | Withdraw | Place | Placed | Done | Watch | Snapshot | Change
     | Consult | Roster | Issue | Revoke | Expel
+    | Register | Caller
 )  # fmt: skip
 
 

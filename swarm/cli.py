@@ -66,6 +66,10 @@ def directory_main() -> None:
     _run(directory, **_started("directory"))
 
 
+def router_main() -> None:
+    _run(router, **_started("router"))
+
+
 def client_main() -> None:
     _run(client, **_started("client"))
 
@@ -80,6 +84,24 @@ join_option = click.option(
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log what happens in detail.")
 temperature_option = click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
 seed_option = click.option("--seed", type=click.IntRange(0), help="Makes a temperature above 0 repeatable.")
+private_option = click.option(
+    "--private", is_flag=True, help="Only servers that run from this SWARM_HOME may see text: the first and the last."
+)
+verify_option = click.option(
+    "--verify",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Have parts of each answer computed anew N times, each time with one server of the route replaced.",
+)
+patience_option = click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an answer waits for somebody to serve blocks that were lost.",
+)
 
 
 def new_tokens_option(default: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -157,6 +179,7 @@ def directory(
     "--bind", default="", metavar="HOST:PORT", help="Where peers reach this server.  [default: any free port]"
 )
 @click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
+@click.option("--relayed", is_flag=True, help="Nobody can dial this machine: let others come through a router only.")
 @click.option("--backend", default="transformers", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps")
 @click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, float16; auto: as stored")
@@ -183,25 +206,51 @@ def server(join_token: str | None, blocks: str | None, verbose: bool, **options:
 
 
 @cli.command()
+@join_option
+@click.option("--bind", default="0.0.0.0:7701", show_default=True, metavar="HOST:PORT", help="Port 0: any free one.")
+@click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
+@click.option("--name", default="", help="Shown to others.  [default: router-1, router-2, ...]")
+@verbose_option
+def router(join_token: str | None, bind: str, advertise: tuple[str, ...], name: str, verbose: bool) -> None:
+    """Relay to servers that nobody can dial, because they are behind a NAT or a firewall."""
+    from swarm import relaying
+
+    log_to_stderr(verbose)
+    with clear_errors(), stopping() as stop:
+        relaying.relay(join.find(join_token), bind, advertise, name, stop)
+
+
+@cli.command()
 @click.argument("model")
 @click.argument("prompt", required=False)
 @join_option
 @new_tokens_option(128)
 @temperature_option
 @seed_option
+@private_option
+@verify_option
+@patience_option
 def client(
-    model: str, prompt: str | None, join_token: str | None, max_new_tokens: int, temperature: float, seed: int | None
+    model: str,
+    prompt: str | None,
+    join_token: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+    private: bool,
+    verify: int,
+    patience: float,
 ) -> None:
     """Continue PROMPT, or each line of standard input, as it stands (no chat template)."""
     from swarm import talk
 
-    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+    with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
         talk.pick_model(swarm, model)
         tokenizer = talk.tokenizer_of(swarm, model)
         options = talk.sampling_options(tokenizer, temperature, seed)
         for text in [prompt] if prompt is not None else map(str.rstrip, sys.stdin):
             if text:
-                talk.answer(swarm, model, tokenizer.encode(text), max_new_tokens, options)
+                talk.answer(swarm, model, tokenizer.encode(text), max_new_tokens, options, verify)
 
 
 @cli.command("run")
@@ -211,13 +260,24 @@ def client(
 @new_tokens_option(512)
 @temperature_option
 @seed_option
+@private_option
+@verify_option
+@patience_option
 def run(
-    model: str, prompt: str, join_token: str | None, max_new_tokens: int, temperature: float, seed: int | None
+    model: str,
+    prompt: str,
+    join_token: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+    private: bool,
+    verify: int,
+    patience: float,
 ) -> None:
     """Ask MODEL one question, through its chat template where it has one."""
     from swarm import talk
 
-    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+    with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
         talk.pick_model(swarm, model)
         tokenizer = talk.tokenizer_of(swarm, model)
         ids = (
@@ -225,7 +285,7 @@ def run(
             if tokenizer.has_chat_template
             else tokenizer.encode(prompt)
         )
-        talk.answer(swarm, model, ids, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed))
+        talk.answer(swarm, model, ids, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed), verify)
 
 
 @cli.command()
@@ -235,6 +295,9 @@ def run(
 @new_tokens_option(512)
 @temperature_option
 @seed_option
+@private_option
+@verify_option
+@patience_option
 def chat(
     model: str | None,
     join_token: str | None,
@@ -242,14 +305,17 @@ def chat(
     max_new_tokens: int,
     temperature: float,
     seed: int | None,
+    private: bool,
+    verify: int,
+    patience: float,
 ) -> None:
     """Talk to MODEL."""
     from swarm import talk
 
-    with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
+    with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
         served = talk.pick_model(swarm, model)
         tokenizer = talk.tokenizer_of(swarm, served.name)
-        talk.chat(swarm, served, system, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed))
+        talk.chat(swarm, served, system, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed), verify)
 
 
 @cli.command()
@@ -322,6 +388,7 @@ def bench(model: str | None, join_token: str | None, prompt_tokens: int, tokens:
 
 cli.add_command(directory)
 cli.add_command(server)
+cli.add_command(router)
 cli.add_command(client)
 for command in admin.commands:
     cli.add_command(command)

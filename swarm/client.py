@@ -6,7 +6,7 @@ import os
 import queue
 import secrets
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -102,8 +102,7 @@ class Base:
                 self._directory.start()
             except DirectoryError as error:
                 raise SwarmError(str(error)) from error
-            ends = own() if private is True else frozenset(private) if private else None
-            self._driver = Driver(self._directory, identity, patience=patience, ends=ends)
+            self._driver = Driver(self._directory, identity, patience=patience, ends=_ends(private))
             self._resources.callback(self._driver.shut_down)
             self._resources = self._resources.pop_all()
         self._tokenizers: dict[str, Tokenizer | None] = {}
@@ -376,6 +375,14 @@ class ClientSession:
         self._ids[self._position :] = ids
         self._position += len(ids)
         return result
+
+
+def _ends(private: bool | Collection[str]) -> Callable[[], frozenset[str] | None]:
+    """What tells the servers that may see tokens. Own ones are looked up each time, because they come and go."""
+    if private is True:
+        return own
+    told = frozenset(private) if private else None
+    return lambda: told
 
 
 def as_ids(input_ids: Sequence[int]) -> list[int]:

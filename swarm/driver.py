@@ -56,13 +56,13 @@ class Driver:
         identity: Identity,
         *,
         patience: float = 30.0,
-        ends: frozenset[str] | None = None,
+        ends: Callable[[], frozenset[str] | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             patience: seconds that a session waits for a server of blocks that it has lost.
-            ends: the only servers that may see tokens; None: any.
+            ends: tells the only servers that may see tokens; None: any.
         """
         self._patience = patience
         self._ends = ends
@@ -283,7 +283,8 @@ class Driver:
             avoid,
             now,
             seed=int(session.id[:8], 16),
-            ends=self._ends,
+            ends=self._ends(),
+            relayed=frozenset(filter(self._dialer.relayed, servers)),
         )
         blocks = next(iter(servers.values())).blocks if servers else 1
         # Best with what the survivors have cached; and rather by a server that failed a moment ago than not at all.

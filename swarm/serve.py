@@ -19,6 +19,7 @@ import zmq
 from backends import BackendError, Batch, ModelInfo, Options, Row, Span, Stage, registry
 from routing import wire
 from routing.addresses import reachable
+from routing.agent import Agent
 from routing.assign import capacity
 from routing.client import DirectoryClient
 from routing.links import Context, Dialer, Listener, split_address
@@ -48,6 +49,7 @@ class Settings:
     blocks: Span | None = None
     bind: str = ""
     advertise: tuple[str, ...] = ()
+    relayed: bool = False
     backend: str = "transformers"
     device: str = "auto"
     dtype: str = "auto"
@@ -94,10 +96,13 @@ def serve(settings: Settings, stop: Stop) -> None:
         bind = settings.bind or _default_bind(token)
         listener = Listener(context, bind, identity, lambda key: directory.admits(key) and floods.heard(key))
         resources.callback(listener.close)
+        agent = Agent(lambda: directory.view.routers, identity, listener.host, listener.port)
+        resources.callback(agent.close)
+        direct = reachable(listener.host, listener.port, settings.advertise)
         server = wire.Server(
             key=identity.public,
             name=name,
-            addresses=reachable(listener.host, listener.port, settings.advertise),
+            addresses=agent.reachable(direct, settings.relayed),
             model=settings.model_name or model.name,
             blocks=info.blocks,
             start=0,
@@ -119,6 +124,7 @@ def serve(settings: Settings, stop: Stop) -> None:
         kv_tokens = settings.kv_tokens or _default_kv_tokens(stage)
         server = msgspec.structs.replace(
             server,
+            addresses=agent.reachable(direct, settings.relayed),
             state="ready",
             device=stage.device,
             dtype=stage.dtype,
@@ -131,7 +137,12 @@ def serve(settings: Settings, stop: Stop) -> None:
 
         def report(free: int, sessions: int) -> None:
             state: Literal["ready", "draining"] = "draining" if stop.is_set() else "ready"
-            directory.update(msgspec.structs.replace(server, state=state, kv_free=max(free, 0), sessions=sessions))
+            addresses = agent.reachable(direct, settings.relayed)
+            directory.update(
+                msgspec.structs.replace(
+                    server, addresses=addresses, state=state, kv_free=max(free, 0), sessions=sessions
+                )
+            )
 
         poller = zmq.Poller()
         poller.register(listener.socket, zmq.POLLIN)

@@ -170,11 +170,13 @@ class Server:
 
     def _is_owed(self, received: Received) -> bool:
         """Whether it is work that a session waits for, which is bounded by the session's length."""
-        message = received.message
+        message, array = received.message, received.array
         if not isinstance(message, wire.Forward) or (seat := self._seats.get(message.session)) is None:
             return False
-        new = message.starts or message.position >= seat.accepted
-        return bool(new) and message.epoch == seat.epoch and seat.may_forward(received.peer)
+        if message.epoch != seat.epoch or not seat.may_forward(received.peer):
+            return False
+        end = message.position + (len(array) if array is not None and array.ndim else 0)
+        return bool(message.starts) or end > seat.accepted
 
     def _refuse_too_many(self, received: Received, wait: float) -> None:
         log.warning("%s says too much", received.peer[:8])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
-from swarm.errors import SwarmError, UnknownModel
+from swarm.errors import SessionFailed, SwarmError, UnknownModel
 from swarm.tokenizer import Detokenizer, Tokenizer
 
 HELP = "/help this text   /clear a new conversation   /model what answers   /exit leave   Ctrl-C stops an answer"
@@ -60,16 +60,44 @@ def pieces(
     yield detokenizer.flush()
 
 
-def answer(client: SwarmClient, model: str, ids: Sequence[int], new: int, options: SamplingOptions) -> None:
-    """Print the answer to standard output as it comes."""
+def answer(
+    client: SwarmClient, model: str, ids: Sequence[int], new: int, options: SamplingOptions, verify: int = 0
+) -> None:
+    """Print the answer to standard output as it comes, and check it so many times.
+
+    Raises:
+        SessionFailed: servers disagree about it.
+    """
     tokenizer = tokenizer_of(client, model)
     with client.session(model, len(ids) + new) as session:
-        for piece in pieces(session, tokenizer, ids, new, options):
+        for piece in pieces(session, tokenizer, ids, new, _checkable(options, verify)):
             print(piece, end="", flush=True)
-    print(flush=True)
+        print(flush=True)
+        _verify(session, verify)
 
 
-def chat(client: SwarmClient, model: ServedModel, system: str | None, new: int, options: SamplingOptions) -> None:
+def _checkable(options: SamplingOptions, verify: int) -> SamplingOptions:
+    return SamplingOptions(**{**options, "logprobs": 0}) if verify else options
+
+
+def _verify(session: ClientSession, times: int) -> None:
+    checked = []
+    for _ in range(times):
+        verdict = session.verify()
+        blocks = f"{verdict.hop.start}:{verdict.hop.end}"
+        if not verdict.agrees:
+            raise SessionFailed(
+                f"do not trust this answer: with another server of blocks {blocks} it would be different "
+                f"({verdict.differing} of {verdict.checked} tokens, log-probabilities {verdict.worst:.2f} apart)"
+            )
+        checked.append(blocks)
+    if checked:
+        print(f"(verified with other servers of blocks {', '.join(checked)})", file=sys.stderr, flush=True)
+
+
+def chat(
+    client: SwarmClient, model: ServedModel, system: str | None, new: int, options: SamplingOptions, verify: int = 0
+) -> None:
     """Read lines, print answers, until the end of the input or /exit. One session carries the conversation, so every
     turn costs only its new tokens."""
     tokenizer = tokenizer_of(client, model.name)
@@ -91,12 +119,14 @@ def chat(client: SwarmClient, model: ServedModel, system: str | None, new: int, 
             elif line.startswith("/"):
                 print(f"there is no command {line.split()[0]}; {HELP}", file=sys.stderr)
             elif line:
+                before = len(messages)
                 messages.append({"role": "user", "content": line})
                 try:
-                    text = _turn(session, tokenizer, messages, new, options)
+                    text = _turn(session, tokenizer, messages, new, _checkable(options, verify))
                     messages.append({"role": "assistant", "content": text})
+                    _verify(session, verify)
                 except SwarmError as error:
-                    messages.pop()
+                    del messages[before:]
                     print(f"error: {error}", file=sys.stderr)
     finally:
         session.close()

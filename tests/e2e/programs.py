@@ -56,11 +56,12 @@ def _program(command: str, arguments: Sequence[str], environment: dict[str, str]
     sys.argv = [command, *arguments]
     sys.stdout, sys.stderr = _Out(pipe, "out"), _Out(pipe, "err")  # type: ignore[assignment]
     from openai_api.cli import main as gateway
-    from swarm.cli import client_main, directory_main, main, server_main
+    from swarm.cli import client_main, directory_main, main, router_main, server_main
 
     {
         "swarm": main,
         "swarm-directory": directory_main,
+        "swarm-router": router_main,
         "swarm-server": server_main,
         "swarm-client": client_main,
         "swarm-gateway": gateway,

@@ -62,6 +62,7 @@ class ServerTalk:
             starts = choose(((), (at,) * len(route), tuple(self._random.randrange(at + 2) for _ in route)))
             message = wire.Forward(session, epoch, at, choose((0, 1, count)), output, starts)
             said.append(say(message, self._inputs(start, count)))
+            said.append(say(wire.Probe(session, epoch)))
             at = at + count if self._random.random() < 0.8 else max(at - 1, 0)
         if self._random.random() < 0.7:
             said.append(say(wire.Close(session)))
@@ -100,6 +101,8 @@ class ServerTalk:
         offset = self._random.choice((0, 1, 1 << 40, (1 << 62) - 1))
         said = [
             say(wire.Ping(7)),
+            say(wire.Credit(1 << 40)),
+            say(wire.Leaving(self._id(), 1)),
             say(wire.ListFiles(1, MODEL)),
             say(wire.ReadFile(2, MODEL, self._random.choice(names), offset)),
             say(wire.Done(3)),

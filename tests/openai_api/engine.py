@@ -93,8 +93,7 @@ class WholeModel:
                 yield Notice(text)
             while not self.hold.is_set():
                 await asyncio.sleep(0.01)
-            if not all(0 <= token < self._model.config.vocab_size for token in input_ids):
-                raise BadRequest("a token id outside the vocabulary")
+            self.check(input_ids)
             cache, ids, new = DynamicCache(), list(input_ids), list(input_ids)
             for number in range(max_new_tokens):
                 if self.trouble is not None and number >= self.trouble_after:
@@ -119,6 +118,10 @@ class WholeModel:
     def session(self, model: str, max_length: int) -> WholeSession:
         return WholeSession(self)
 
+    def check(self, ids: Sequence[int]) -> None:
+        if not all(0 <= token < self._model.config.vocab_size for token in ids):
+            raise BadRequest("a token id outside the vocabulary")
+
     def _forward(self, ids: list[int], cache: DynamicCache) -> np.ndarray:
         return self.logits(ids, cache)[-1]
 
@@ -139,4 +142,5 @@ class WholeSession:
         return None
 
     async def step(self, input_ids: Sequence[int]) -> np.ndarray:
+        self._model.check(input_ids)
         return await asyncio.to_thread(self._model.logits, input_ids, self._cache)

@@ -37,8 +37,8 @@ def strategy_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.StrType(min_length=shortest, max_length=longest):
             characters = st.characters(exclude_categories=["Cs"])
             return st.text(characters, min_size=shortest or 0, max_size=max(shortest or 0, min(longest or 9, 9)))
-        case inspect.BytesType(max_length=longest):
-            return st.binary(max_size=longest)
+        case inspect.BytesType(min_length=shortest, max_length=longest):
+            return st.binary(min_size=shortest or 0, max_size=longest)
         case inspect.BoolType():
             return st.booleans()
         case inspect.NoneType():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from routing import wire
 from routing.paths import Edge, Leg, Reach, shortest
+from routing.relay import relay_address
 from routing.routes import BAN, LONGEST_BAN, Bans, NoRoute, Query, coverage, missing, plan, repair
 from tests.routing.material import KEYS, server
 
@@ -74,6 +75,21 @@ def test_the_chain_is_the_cheapest_of_all(reaches: list[Reach], table: list[int]
 def test_a_span_is_used_in_one_piece_wherever_that_is_cheapest(third: Reach, chain: list[Leg]) -> None:
     """A walk would take the first span, the second, and the first again."""
     assert shortest([Reach(0, 3, 5), Reach(1, 2, 0), third], 0, 3, lambda one, other: 0) == chain
+
+
+def test_a_direct_way_is_preferred_to_one_through_a_router_unless_it_is_far_longer() -> None:
+    direct, relayed = server(KEYS[0]), server(KEYS[1])
+    only_relayed = server(KEYS[1], addresses=(relay_address("10.0.0.1:7701", KEYS[1]),))
+
+    def chosen(servers: list[wire.Server], to_direct: float, found_relayed: frozenset[str] = frozenset()) -> str:
+        query = Query("toy", latency=lambda one, other: to_direct if other == KEYS[0] else 0.0, relayed=found_relayed)
+        return plan(servers, 12, query)[0].peer
+
+    assert chosen([direct, relayed], to_direct=0.02) == KEYS[1]
+    assert chosen([direct, relayed], to_direct=0.02, found_relayed=frozenset({KEYS[1]})) == KEYS[0]
+    assert chosen([direct, only_relayed], to_direct=0.02) == KEYS[0]
+    assert chosen([direct, only_relayed], to_direct=0.5) == KEYS[1]
+    assert chosen([only_relayed], to_direct=0.0) == KEYS[1]
 
 
 def test_a_swarm_made_to_be_hard_still_gets_a_chain() -> None:

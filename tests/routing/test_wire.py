@@ -105,22 +105,22 @@ def test_no_announced_shape_does_harm(tensor: tuple[str, list[int]], chunks: lis
     assert array is not None and array.nbytes == sum(map(len, chunks))
 
 
-V = bytes((wire.VERSION,))
+HEAD = bytes([wire.VERSION])
 
 
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
         ([], "empty"),
-        ([V], "empty"),
-        ([b"\xff" + msgspec.msgpack.encode([["Ping", 7], None])], "update the older one"),
-        ([V + msgspec.msgpack.encode([["Ping", 7], None]), b"x"], "no header announces"),
-        ([V + msgspec.msgpack.encode([["Ping", 7], ["float32", [2]]]), b"1234567"], "7 bytes for a tensor of 8"),
-        ([V + msgspec.msgpack.encode([["Ping", 7], ["uint8", [wire.MAX_TENSOR + 1]]])], "at most"),
-        ([V + msgspec.msgpack.encode([["Ping", -7], None])], "malformed"),
-        ([V + msgspec.msgpack.encode([["Launch", 7], None])], "malformed"),
-        ([V + b"\x91" * 10_000], "malformed"),
-        ([V + msgspec.msgpack.encode([["Ping", 7], ["uint8", [0, 1 << 61, 1 << 61]]])], "shape"),
+        ([HEAD], "empty"),
+        ([bytes([wire.VERSION + 1]) + msgspec.msgpack.encode([["Ping", 7], None])], "update the older one"),
+        ([HEAD + msgspec.msgpack.encode([["Ping", 7], None]), b"x"], "no header announces"),
+        ([HEAD + msgspec.msgpack.encode([["Ping", 7], ["float32", [2]]]), b"1234567"], "7 bytes for a tensor of 8"),
+        ([HEAD + msgspec.msgpack.encode([["Ping", 7], ["uint8", [wire.MAX_TENSOR + 1]]])], "at most"),
+        ([HEAD + msgspec.msgpack.encode([["Ping", -7], None])], "malformed"),
+        ([HEAD + msgspec.msgpack.encode([["Launch", 7], None])], "malformed"),
+        ([HEAD + b"\x91" * 10_000], "malformed"),
+        ([HEAD + msgspec.msgpack.encode([["Ping", 7], ["uint8", [0, 1 << 61, 1 << 61]]])], "shape"),
     ],
 )
 def test_a_refusal_says_why(frames: list[bytes], reason: str) -> None:
