@@ -1,20 +1,36 @@
-"""Which span a new server should take, and how many blocks fit into a machine: pure functions.
+"""Which span a server should take, when it should take another, and how many blocks fit into a machine: pure functions.
 
 The choice of the span is Petals' (https://arxiv.org/abs/2209.01188, section 3.2; `block_selection.py` of its code): the
-swarm is as fast as its weakest block, so a server goes where the throughput is least.
+swarm is as fast as its weakest block, so a server goes where the throughput is least. So is the rule that servers move
+only when a simulation of all their moves gains enough. That one moves at a time is ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from routing import wire
+
+Throughputs = npt.NDArray[np.float64]
+
+ROUNDING = 1e-9  # of the mean throughput: differences below it are none
+THRESHOLD = 0.2  # how much better another span must be for a server to give up the one that it has or had
 
 
-def choose_span(coverage: Sequence[float], capacity: int) -> tuple[int, int]:
+def choose_span(coverage: Sequence[float], capacity: int, last: tuple[int, int] | None = None) -> tuple[int, int]:
     """The span `(start, end)` of `min(capacity, blocks)` blocks that a new server should take.
 
     It is the window whose throughputs, sorted, are lexicographically smallest; so no other window of that size holds
     more blocks that nobody serves. Among equals it is the one with fewest ends next to a block that nobody serves, so
     that coverage is extended and what is left open stays in one piece; then the lowest.
+
+    A server that comes back takes its `last` span again, with its weights at hand, unless that no longer fits or leaves
+    much of the memory empty, or the best window holds more blocks that nobody serves or a much weaker one (more than
+    `THRESHOLD` either way).
 
     Args:
         coverage: `[blocks]` throughput of each block over all servers, in tokens per second; 0: nobody serves it.
@@ -34,7 +50,149 @@ def choose_span(coverage: Sequence[float], capacity: int) -> tuple[int, int]:
         return sorted(coverage[start:end]), open_ends, start
 
     start = min(range(blocks - size + 1), key=rank)
+    best = coverage[start : start + size]
+    if last is not None and 0 <= last[0] < last[1] <= blocks and size / (1 + THRESHOLD) <= last[1] - last[0] <= size:
+        old = coverage[last[0] : last[1]]
+        if old.count(0) >= best.count(0) and min(old) <= min(best) * (1 + THRESHOLD):
+            return last
     return start, start + size
+
+
+def throughputs(servers: Iterable[wire.Server], blocks: int) -> Throughputs:
+    """`[blocks]` tokens per second of each block over all servers. One that has not measured itself is average."""
+    known = list(servers)
+    rates = _rates(known)
+    total = np.zeros(blocks)
+    for server, rate in zip(known, rates, strict=True):
+        total[server.start : server.end] += rate
+    return total
+
+
+def better_span(
+    servers: Iterable[wire.Server], me: str, capacity: int, blocks: int, threshold: float = THRESHOLD
+) -> tuple[int, int] | None:
+    """The span `(start, end)` to which the server `me` should move now; None: it should stay.
+
+    A server moves in two steps, because there is no consensus and everybody's view is some seconds old. Told a span, it
+    announces `draining` and hands its sessions over, then, some ten seconds later, asks again with the view of that
+    moment. Only if it is told a span again does it leave, load that one as `joining`, and become `ready`; otherwise it
+    goes back to `ready`. Whoever else wants to move has seen its announcement by then, as it has theirs.
+
+    It moves if moves of this and other servers, simulated one after the other, raise the throughput of the weakest
+    block by more than `threshold`, or serve a block that nobody serves; and if it is its turn:
+
+    * Of all servers that may move (`movable`, `ready`), the one whose move leaves the blocks that it touches best off
+      is the first; equals by key. All compute the same from the same view.
+    * Nobody begins to move while another server of the model is loading or leaving. Of two that began at once, the one
+      with the greater key goes back.
+    * What `ready` servers other than itself serve must leave each block that the move touches stronger than the weakest
+      was. So a move opens no gap, does not lower the throughput of the weakest block, and is never undone.
+
+    Args:
+        servers: all that serve the model, `me` among them.
+        capacity: how many blocks `me` can hold.
+    """
+    known = {server.key: server for server in servers if server.blocks == blocks and server.end <= blocks}
+    own = known.get(me)
+    others = [server for server in known.values() if server.key != me]
+    if own is None or own.state == "joining" or any(server.state == "joining" for server in others):
+        return None
+    if any(server.state == "draining" and (own.state == "ready" or server.key < me) for server in others):
+        return None
+    taking_part = sorted((own, *(o for o in others if o.state == "ready")), key=lambda server: server.key)
+    now = throughputs(taking_part, blocks)
+    wanted = float(now.min()) * (1 + threshold)
+    # Moves only spread the throughput over the blocks; the mean is what the weakest could have at best.
+    if wanted > 0 and now.mean() <= wanted:
+        return None
+    held = [_Held(s.start, s.end, rate) for s, rate in zip(taking_part, _rates(taking_part), strict=True)]
+    at = next(i for i, server in enumerate(taking_part) if server.key == me)
+    movable = [i for i, server in enumerate(taking_part) if server.movable]
+    first = _best_move(now, held, [at] if own.state == "draining" else movable)
+    if at not in movable or capacity < 1 or first is None or first[0] != at:
+        return None
+    # The others were judged by the spans that they announce; only we know what else we could hold.
+    mine, _ = _Relief(now).by(held[at], min(capacity, blocks))
+    if mine is None:
+        return None
+    after, held[at] = _after(now, held[at], mine), mine
+    span = mine.start, mine.end
+    for _ in range(len(movable)):
+        if after.min() > wanted:
+            return span
+        following = _best_move(after, held, movable)
+        if following is None:
+            break
+        i, held[i], after = following
+    return None
+
+
+class _Held(NamedTuple):
+    """A span and what its server adds to each of its blocks, in tokens per second."""
+
+    start: int
+    end: int
+    rate: float
+
+
+def _rates(servers: Sequence[wire.Server]) -> list[float]:
+    measured = [server.throughput for server in servers if server.throughput > 0]
+    average = sum(measured) / len(measured) if measured else 1.0
+    return [(server.throughput or average) / (server.end - server.start) for server in servers]
+
+
+def _best_move(
+    now: Throughputs, held: Sequence[_Held], candidates: Iterable[int]
+) -> tuple[int, _Held, Throughputs] | None:
+    """Who should move first, where to, and the throughputs after that. None: no move helps."""
+    relief = _Relief(now)
+    best: tuple[int, _Held] | None = None
+    most = -np.inf
+    for i in candidates:
+        new, touched = relief.by(held[i], held[i].end - held[i].start)
+        if new is not None and touched > most:
+            best, most = (i, new), touched
+    return best and (*best, _after(now, held[best[0]], best[1]))
+
+
+def _after(now: Throughputs, old: _Held, new: _Held) -> Throughputs:
+    after = now.copy()
+    after[old.start : old.end] -= old.rate
+    after[new.start : new.end] += new.rate
+    return after
+
+
+class _Relief:
+    """How well the weakest block is relieved by one server or another."""
+
+    def __init__(self, now: Throughputs) -> None:
+        self._now = now
+        self._weakest = int(now.argmin())
+        self._least = float(now[self._weakest]) + ROUNDING * float(now.mean())
+        self._starts: dict[int, int] = {}
+
+    def by(self, old: _Held, size: int) -> tuple[_Held | None, float]:
+        """Where `size` blocks of this server do best, and how strong the weakest block is then of those that the move
+        touches. None: no stronger than the weakest of all is now.
+        """
+        if old.start <= self._weakest < old.end:
+            return None, 0.0
+        start = self._start(size)
+        new = _Held(start, start + size, old.rate * (old.end - old.start) / size)
+        if new.end <= old.start or old.end <= new.start:
+            left = self._now[old.start : old.end].min() - old.rate
+            touched = min(left, self._now[new.start : new.end].min() + new.rate)
+        else:
+            touched = _after(self._now, old, new)[min(old.start, new.start) : max(old.end, new.end)].min()
+        return (new if touched > self._least else None), float(touched)
+
+    def _start(self, size: int) -> int:
+        """Of the window with the weakest block whose throughputs, sorted, are lexicographically smallest."""
+        if size not in self._starts:
+            low, high = max(self._weakest - size + 1, 0), min(self._weakest, len(self._now) - size)
+            windows = np.lib.stride_tricks.sliding_window_view(self._now[low : high + size], size)
+            self._starts[size] = low + int(np.lexsort(np.sort(windows).T[::-1])[0])
+        return self._starts[size]
 
 
 def capacity(

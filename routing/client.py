@@ -1,6 +1,8 @@
-"""A peer's connection to its directory, kept by a thread of its own: leases are renewed while a server computes.
+"""A peer's connection to its swarm's directories, kept by a thread of its own: leases are renewed while a server
+computes.
 
-The directory's addresses in a join token are alternatives of one directory. When it is lost, the last view stays.
+It is connected to every directory of its join token, and to those that they know of. What it announces goes to all, its
+view is what they say together, and any of them will do. When all are lost, the last view stays.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -19,17 +22,21 @@ import msgspec
 import zmq
 
 from routing import wire
+from routing.addresses import is_dialable
+from routing.admission import Admission
+from routing.errands import Anywhere, Everywhere
 from routing.errors import DirectoryError
 from routing.links import CONNECT_TIMEOUT, Context, Socket
-from routing.membership import TTL, Announcement, Answer, Membership, announcement
-from routing.security import Identity, JoinToken, SecurityError
-from routing.view import View
+from routing.membership import TTL, Announced, Answer, Membership
+from routing.security import Identity, JoinToken, SecurityError, Whereabouts
+from routing.view import View, union
 
 __all__ = ["DirectoryClient", "DirectoryError", "View"]
 
 log = logging.getLogger(__name__)
 
 GOODBYE = 2.0  # s that `withdraw` waits at most
+MAX_DIRECTORIES = 16  # that one peer is connected to
 
 
 class DirectoryClient:
@@ -38,6 +45,7 @@ class DirectoryClient:
     Args:
         identity: the peer's; it is enrolled with the token where that has not been done before.
         name: what people call the peer.
+        role: what it is, for people: `server`, `client`, `gateway`.
         timeout: seconds to wait for an answer of the directory.
         on_change: called with each new view; must not block, nor call the client.
     """
@@ -48,13 +56,15 @@ class DirectoryClient:
         identity: Identity,
         name: str,
         *,
+        role: str = "",
         timeout: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[View], None] | None = None,
     ) -> None:
         self._token = token
         self._identity = identity
-        self._name = name
+        self._name = name[:256]
+        self._role = role
         self._timeout = timeout
         self._clock = clock
         self._on_change = on_change
@@ -64,6 +74,12 @@ class DirectoryClient:
         self._lock = threading.Lock()  # of the waker
         self._waker: Socket | None = None  # None: not started, or closed
         self._stopping = False
+        self._memberships: dict[str, Membership] = {}  # by the directory's key, those of the token first
+        self._said: list[tuple[bool, View]] = []
+        self._errands: dict[Future[Answer], Anywhere | Everywhere] = {}
+        self._server: Announced | None = None  # what is announced
+        self._revision = 0
+        self._joined: Future[None] = Future()
 
     def __enter__(self) -> Self:
         self.start()
@@ -90,9 +106,8 @@ class DirectoryClient:
         self._poller = zmq.Poller()
         self._poller.register(self._woken, zmq.POLLIN)
         try:
-            self._membership = Membership(
-                self._context, self._poller, self._token, self._identity, self._name, self._timeout, self._clock
-            )
+            for site in self._token.directories[:MAX_DIRECTORIES]:
+                self._join(site)
         except (SecurityError, zmq.ZMQError) as error:
             self._context.destroy(linger=0)
             raise DirectoryError(f"the join token names no directory that could be dialled: {error}") from error
@@ -100,11 +115,12 @@ class DirectoryClient:
         self._thread = threading.Thread(target=self._run, name="directory-client", daemon=True)
         self._thread.start()
         # An address that swallows packets takes this long to be given up for the next one.
-        patience = self._timeout + (len(self._token.addresses) - 1) * CONNECT_TIMEOUT / 1000
+        most = max(len(site.addresses) for site in self._token.directories)
+        patience = self._timeout + (most - 1) * CONNECT_TIMEOUT / 1000
         try:
-            self._membership.joined.result(patience)
+            self._joined.result(patience)
         except TimeoutError:
-            trouble = self._membership.trouble()
+            trouble = self._trouble()
             self.close()
             raise DirectoryError(trouble) from None
         except BaseException:
@@ -132,8 +148,12 @@ class DirectoryClient:
         return self._view
 
     def admits(self, key: str) -> bool:
-        """Whether `key` is a member's; for the `Gate` of a server."""
+        """Whether `key` is a member's whom no directory has expelled; for the `Gate` and `Listener` of a server."""
         return key in self._view.members
+
+    def expelled(self, key: str) -> bool:
+        """Whether `key` was a member's; for the `Dialer` of a server, whose own view may lag behind a newcomer."""
+        return key in self._view.expelled
 
     def wait_for(self, predicate: Callable[[View], bool], timeout: float) -> View:
         """The first view, now or later, of which `predicate` is true.
@@ -155,20 +175,23 @@ class DirectoryClient:
             DirectoryError: the directory says no, or nothing.
         """
         _check(server)
-        match self._ask(lambda request: wire.Place(request, server, capacity, TTL)):
+        answer: Future[Answer] = Future()
+        errand = Anywhere(lambda request: wire.Place(request, server, capacity, TTL), answer)
+        match self._ask(partial(self._errands.__setitem__, answer, errand), answer):
             case wire.Placed(_, start, end):
                 return start, end
-            case answer:
-                raise DirectoryError(f"the directory answered a placement with {type(answer).__name__}: update it")
+            case other:
+                raise DirectoryError(f"the directory answered a placement with {type(other).__name__}: update it")
 
-    def announce(self, server: wire.Server | wire.Router) -> None:
+    def announce(self, server: Announced) -> None:
         """Tell everybody of this server or router, and go on doing so until `withdraw`.
 
         Raises:
-            DirectoryError: the directory says no, or nothing. What was announced before stays.
+            DirectoryError: a directory says no, or none says anything. What was announced before stays.
         """
         _check(server)
-        self._ask(lambda request: announcement(request, server))
+        answer: Future[Answer] = Future()
+        self._ask(partial(self._announce, server, answer), answer)
 
     def update(self, server: wire.Server) -> None:
         """Replace what is announced, without waiting; does nothing while nothing is.
@@ -180,26 +203,30 @@ class DirectoryClient:
         """
         _check(server)
         with suppress(DirectoryError):  # closed: there is nothing to replace
-            self._do(lambda: self._membership.update(server))
+            self._do(partial(self._update, server))
 
     def withdraw(self) -> None:
         """Leave. Waits for the directory, but not for long: without its answer the lease runs out by itself."""
-        answer: Future[Answer] = Future()
+        goodbyes: Future[list[Future[Answer]]] = Future()
         with suppress(DirectoryError, TimeoutError):
-            self._do(lambda: self._membership.leave(answer))
-            answer.result(min(self._timeout, GOODBYE))
+            self._do(partial(self._leave, goodbyes))
+            wait(goodbyes.result(min(self._timeout, GOODBYE)), min(self._timeout, GOODBYE))
 
     # --- between the threads -----------------------------------------------------------------------------------------
 
-    def _ask(self, make: Callable[[int], Announcement | wire.Place]) -> Answer:
-        answer: Future[Answer] = Future()
-        self._do(lambda: self._membership.ask(make, answer))
+    def _ask(self, begin: Callable[[], None], answer: Future[Answer]) -> Answer:
+        self._do(begin)
         try:
             return answer.result(self._timeout)
         except TimeoutError:
-            self._do(lambda: self._membership.forget(answer))
-            where = self._membership.where
+            self._do(partial(self._forget, answer))
+            where = " or ".join(membership.where for membership in list(self._memberships.values()))
             raise DirectoryError(f"the directory at {where} did not answer within {self._timeout:g} s") from None
+
+    def _forget(self, answer: Future[Answer]) -> None:
+        errand = self._errands.pop(answer, None)
+        if errand is not None:
+            errand.forget()
 
     def _do(self, command: Callable[[], None]) -> None:
         with self._lock:
@@ -214,18 +241,104 @@ class DirectoryClient:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._poller.poll(int(self._membership.patience() * 1000) + 1)
+                patience = min(membership.patience() for membership in self._memberships.values())
+                self._poller.poll(int(patience * 1000) + 1)
                 while self._woken.poll(0):
                     self._woken.recv()
                 while self._commands:
                     self._commands.popleft()()
-                if self._membership.step():
-                    self._publish(self._membership.view)
-                if self._membership.is_complete and not self._membership.joined.done():
-                    self._membership.joined.set_result(None)
+                for membership in self._memberships.values():
+                    membership.step()
+                self._settle()
+                self._look()
         finally:
-            self._membership.close()
+            for membership in self._memberships.values():
+                membership.close()
             self._woken.close(0)
+
+    def _settle(self) -> None:
+        memberships = list(self._memberships.values())
+        for answer, errand in list(self._errands.items()):
+            if errand.settle(memberships):
+                del self._errands[answer]
+                if isinstance(errand, Everywhere) and answer.exception() is None:
+                    self._server = errand.server
+
+    def _look(self) -> None:
+        """Take in what the directories say together, and meet those that we did not know."""
+        memberships = self._memberships.values()
+        said = [(membership.is_current, membership.view) for membership in memberships]
+        if any(current for current, _ in said):
+            if not _same(said, self._said):
+                self._said = said
+                view = union((v for current, v in said if current), (v for current, v in said if not current))
+                if view != self._view:
+                    self._publish(view)
+                self._meet(view)
+            if not self._joined.done():
+                self._joined.set_result(None)
+        elif not self._joined.done():
+            denied = [membership.denied for membership in memberships if membership.denied is not None]
+            if denied and all(membership.is_down for membership in memberships):
+                self._joined.set_exception(denied[0])
+
+    def _meet(self, view: View) -> None:
+        """Join the directories that the others know of, and leave those that were expelled."""
+        for key in self._memberships.keys() & view.expelled:
+            if len(self._memberships) > 1:
+                self._memberships.pop(key).close()
+        for site in view.directories.values():
+            membership = self._memberships.get(site.key)
+            if membership is not None:
+                membership.move(site.addresses)
+            elif len(self._memberships) < MAX_DIRECTORIES and all(map(is_dialable, site.addresses)):
+                log.info("there is a directory at %s, too", " or ".join(site.addresses))
+                self._join(Whereabouts(site.key, site.addresses))
+
+    def _join(self, site: Whereabouts) -> None:
+        admission = Admission(
+            self._context,
+            self._poller,
+            site,
+            self._token.secret,
+            self._identity,
+            wire.Enrol(0, self._identity.public, self._name, self._role),
+            self._timeout,
+            self._clock,
+            lambda: self._token.expiry(time.time()),
+        )
+        self._memberships[site.key] = Membership(admission, self._identity.public, self._timeout, self._clock)
+        self._memberships[site.key].hold(self._server)
+
+    def _trouble(self) -> str:
+        memberships = list(self._memberships.values())
+        denied = next((membership for membership in memberships if membership.denied is not None), None)
+        return "; ".join(dict.fromkeys(m.trouble() for m in ([denied] if denied is not None else memberships)))
+
+    def _announce(self, server: Announced, answer: Future[Answer]) -> None:
+        said = self._revised(server) if isinstance(server, wire.Server) else server
+        self._errands[answer] = Everywhere(said, self._server, answer)
+
+    def _update(self, server: wire.Server) -> None:
+        if self._server is not None:
+            self._server = revised = self._revised(server)
+            for membership in self._memberships.values():
+                membership.update(revised)
+
+    def _revised(self, server: wire.Server) -> wire.Server:
+        """With the number by which directories and peers tell what is later; it grows over restarts, too."""
+        known = self._server
+        if isinstance(known, wire.Server) and known == msgspec.structs.replace(server, revision=known.revision):
+            return known
+        self._revision = max(self._revision + 1, int(time.time() * 1000))
+        return msgspec.structs.replace(server, revision=self._revision)
+
+    def _leave(self, goodbyes: Future[list[Future[Answer]]]) -> None:
+        self._server = None
+        answers: list[Future[Answer]] = [Future() for _ in self._memberships]
+        for membership, answer in zip(self._memberships.values(), answers, strict=True):
+            membership.leave(answer)
+        goodbyes.set_result(answers)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -247,3 +360,8 @@ def _check(server: wire.Server | wire.Router) -> None:
         msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=type(server))
     except msgspec.ValidationError as error:
         raise DirectoryError(f"this {type(server).__name__.lower()} cannot be announced: {error}") from error
+
+
+def _same(one: list[tuple[bool, View]], other: list[tuple[bool, View]]) -> bool:
+    """By identity: views are never changed, and large."""
+    return len(one) == len(other) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))

@@ -306,7 +306,12 @@ class _Link:
 
 
 class Dialer:
-    """DEALER connections to peers, by public key. `poller` is the caller's; sockets are registered there."""
+    """DEALER connections to peers, by public key.
+
+    Args:
+        poller: the caller's; sockets are registered there.
+        expelled: whether a key has lost its place in the swarm: its connection ends, and nothing is sent there.
+    """
 
     def __init__(
         self,
@@ -314,8 +319,10 @@ class Dialer:
         identity: Identity,
         poller: zmq.Poller,
         clock: Callable[[], float] = time.monotonic,
+        expelled: Callable[[str], bool] | None = None,
     ) -> None:
         self._clock = clock
+        self._expelled = expelled
         self._context = context
         self._identity = identity
         self._poller = poller
@@ -375,6 +382,10 @@ class Dialer:
     def collect(self) -> Iterator[LinkEvent]:
         """Everything that has happened, without waiting."""
         for peer, link in list(self._links.items()):
+            if self._expelled is not None and self._expelled(peer):
+                self.hang_up(peer)
+                yield Lost(peer, "closed" if link.up else "refused")
+                continue
             # Messages first: a peer that answers and leaves must not seem to have left without an answer.
             while self._links.get(peer) is link:
                 try:

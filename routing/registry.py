@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 from zmq.utils import z85
 
 from routing import wire
 from routing.addresses import is_dialable
-from routing.assign import choose_span
+from routing.assign import choose_span, throughputs
 from routing.relay import is_relayed
+from routing.roster import Roster, short_id
 from routing.view import View, apply
 
 MAX_MEMBERS = 10_000
+MAX_SITES = 16  # directories
+MAX_TOKENS = 10_000  # that are remembered, revoked and expired ones included
 MAX_SERVERS = 10_000
 MAX_ROUTERS = 64
 MAX_BLOCKS = 2048  # of a model
@@ -35,13 +37,15 @@ class Refusal(Exception):
     """A request that is not carried out.
 
     Attributes:
-        code: `not-a-member`, `not-yours`, `malformed`, `conflict` or `full`.
+        code: `not-a-member`, `not-yours`, `malformed`, `conflict`, `full`, `expelled`, `unknown` or `busy`.
+        retry_after: seconds; None: the same request will be refused again.
     """
 
-    def __init__(self, code: str, reason: str) -> None:
+    def __init__(self, code: str, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.retry_after = retry_after
 
 
 @dataclass
@@ -61,65 +65,139 @@ class _Hold:
 class Registry:
     """
     Args:
-        members: who has enrolled before.
-        enrolments: public halves of the enrolment secrets, and the dates on which they expire (None: never).
+        roster: members, directories, join tokens and expulsions, as they were saved.
+
+    Attributes:
+        roster: replaced whole when it changes, so that any thread may read it.
     """
 
     def __init__(
         self,
-        members: Iterable[wire.Member] = (),
-        enrolments: Mapping[str, float | None] | None = None,
+        roster: Roster | None = None,
         *,
         max_members: int = MAX_MEMBERS,
         max_servers: int = MAX_SERVERS,
     ) -> None:
-        self.view = View(members={member.key: member for member in members})
-        self.enrolments: Mapping[str, float | None] = dict(enrolments or {})
+        self.roster = roster or Roster()
+        self.view = View(self.roster.members, {}, frozenset(self.roster.expelled), self.roster.sites)
         self._max_members = max_members
         self._max_servers = max_servers
         self._leases: dict[str, _Lease] = {}
         self._next_end: float | None = None  # no lease ends before; extended ones make it out of date
         self._holds: dict[str, _Hold] = {}
+        self._left: OrderedDict[str, wire.Server] = OrderedDict()  # what servers that are gone served
 
-    # --- members -----------------------------------------------------------------------------------------------------
+    # --- who belongs to the swarm ------------------------------------------------------------------------------------
 
     def is_member(self, key: str) -> bool:
-        return key in self.view.members
+        return key in self.roster.members
 
-    def may_enrol(self, key: str, date: float) -> bool:
-        """Whether `key` is the public half of an enrolment secret that is still good."""
-        if key not in self.enrolments:
-            return False
-        expires = self.enrolments[key]
-        return expires is None or date < expires
+    def is_directory(self, key: str) -> bool:
+        return key in self.roster.sites
 
     def admits(self, key: str, date: float) -> bool:
         """Whether the directory lets `key` connect. May be called from any thread."""
-        return key in self.view.members or self.may_enrol(key, date)
+        roster = self.roster
+        return key in roster.members or key in roster.sites or roster.may_enrol(key, date)
 
-    def enrol(self, by: str, key: str, name: str, date: float) -> Events:
+    def enrol(
+        self, by: str, key: str, name: str, date: float, role: str = "", addresses: tuple[str, ...] = ()
+    ) -> Events:
         """Let `key` in, on the word of the enrolment key `by`. A member stays as it is.
 
         Raises:
-            Refusal: the enrolment secret is not good, the key or name is unusable, or the swarm is full.
+            Refusal: the enrolment secret is not good, the key or name is unusable, the swarm is full, or the key was
+                expelled.
         """
-        if not self.may_enrol(by, date):
+        if key in self.roster.expelled:
+            raise Refusal("expelled", "it was expelled from the swarm")
+        if not self.roster.may_enrol(by, date):
             raise Refusal("not-a-member", "this join token may enrol nobody (any more): ask for a new one")
-        if not _is_key(key) or key in self.enrolments:
+        if not _is_key(key) or key in self.roster.enrolments:
             raise Refusal("malformed", "this is not a public key of a peer")
-        if not name.isprintable():
+        if not (name + role).isprintable():
             raise Refusal("malformed", "the name holds characters that cannot be printed")
-        if key in self.view.members:
+        enrolment = self.roster.enrolments[by]
+        if (role == "directory") != (enrolment.role == "directory"):
+            raise Refusal(
+                "not-yours",
+                "this join token is for another directory: get one for peers with 'swarm token create'"
+                if enrolment.role == "directory"
+                else "this join token is for peers: get one for a directory with 'swarm token create --directory'",
+            )
+        if key in self.roster.members or key in self.roster.sites:
             return ()
-        if len(self.view.members) >= self._max_members:
+        token = short_id(by)
+        if role == "directory":
+            if len(self.roster.sites) >= MAX_SITES:
+                raise Refusal("full", f"the swarm has {MAX_SITES} directories, which is its limit")
+            return self.locate(wire.Site(key, name, addresses, date, token))
+        if len(self.roster.members) >= self._max_members:
             raise Refusal("full", f"the swarm has {self._max_members} members, which is its limit")
-        return self._happen(wire.Joined(wire.Member(key, name, date)))
+        return self.merge(Roster({key: wire.Member(key, name, date, role, token)}))
 
-    def expel(self, key: str, reason: str) -> Events:
-        """Take a member's place away, and its server's."""
-        if key not in self.view.members:
+    def locate(self, site: wire.Site) -> Events:
+        """A directory says where it is.
+
+        Raises:
+            Refusal: nobody could dial it there.
+        """
+        if not site.addresses or not all(map(is_dialable, site.addresses)) or not site.name.isprintable():
+            raise Refusal("malformed", "a directory needs a name and addresses that others could dial")
+        return self.merge(Roster(sites={site.key: site}))
+
+    def issue(self, enrolment: wire.Enrolment) -> Events:
+        """A join token is good from now on.
+
+        Raises:
+            Refusal: it is known already, no key, or one too many.
+        """
+        if not _is_key(enrolment.key) or enrolment.key in {*self.roster.enrolments, *self.roster.members}:
+            raise Refusal("malformed", "this is not the key of a new join token")
+        if len(self.roster.enrolments) >= MAX_TOKENS:
+            raise Refusal("full", f"the swarm has had {MAX_TOKENS} join tokens, which is its limit")
+        return self.merge(Roster(enrolments={enrolment.key: enrolment}))
+
+    def revoke(self, key: str, date: float) -> Events:
+        """A join token enrols nobody any longer; who came with it stays.
+
+        Raises:
+            Refusal: there is no such token.
+        """
+        if key not in self.roster.enrolments:
+            raise Refusal("unknown", "there is no such join token")
+        revoked = msgspec.structs.replace(self.roster.enrolments[key], revoked=date)
+        return self.merge(Roster(enrolments={key: revoked}))
+
+    def expel(self, key: str, date: float) -> Events:
+        """Take the place of a member or a directory away, for good.
+
+        Raises:
+            Refusal: it is neither.
+        """
+        known = self.roster.members.get(key) or self.roster.sites.get(key)
+        if key in self.roster.expelled:
             return ()
-        return (*self._remove(key, reason), *self._happen(wire.Expelled(key)))
+        if known is None:
+            raise Refusal("unknown", "there is no such peer")
+        role = known.role if isinstance(known, wire.Member) else "directory"
+        return self.merge(Roster(expelled={key: wire.Expulsion(key, date, known.name, role, known.token)}))
+
+    def merge(self, other: Roster) -> Events:
+        """Take in what another directory says, or what was decided here."""
+        before, self.roster = self.roster, self.roster.merge(other)
+        if self.roster is before:
+            return ()
+        new = self.roster.since(before)
+        events: list[wire.Event] = []
+        for key in new.expelled:
+            self._holds.pop(key, None)
+            events += self._remove(key, "it was expelled")
+            self._left.pop(key, None)
+            events += self._happen(wire.Expelled(key))
+        events += (event for member in new.members.values() for event in self._happen(wire.Joined(member)))
+        events += (event for site in new.sites.values() for event in self._happen(wire.Listed(site)))
+        return tuple(events)
 
     # --- servers -----------------------------------------------------------------------------------------------------
 
@@ -173,6 +251,8 @@ class Registry:
     def place(self, peer: str, server: wire.Server, capacity: int, ttl: float, now: float) -> tuple[int, int]:
         """The span of at most `capacity` blocks that `peer` should serve; held for `ttl` seconds or until it announces.
 
+        A server that was here before gets its last span again where that is about as good as the best one.
+
         Held spans and servers that are still loading count as served, so that two servers that start together do not
         take the same one.
 
@@ -180,7 +260,11 @@ class Registry:
             Refusal: what `server` says of the model cannot be announced.
         """
         self._check(peer, server, self.view.servers.get(peer), now)
-        start, end = choose_span(self._throughputs(server, now), capacity)
+        last = self.view.servers.get(peer) or self._left.get(peer)
+        same = last is not None and (last.model, last.blocks) == (server.model, server.blocks)
+        start, end = choose_span(
+            self._throughputs(server, now), capacity, (last.start, last.end) if same and last is not None else None
+        )
         held = msgspec.structs.replace(server, start=start, end=end, state="joining")
         self._holds[peer] = _Hold(held, now + min(ttl, MAX_TTL))
         return start, end
@@ -238,13 +322,8 @@ class Registry:
 
     def _throughputs(self, server: wire.Server, now: float) -> list[float]:
         """Tokens per second of each block without `server`. One that has not measured yet counts as average."""
-        others = [other for other in self._others(server, now) if other.state != "draining"]
-        measured = [other.throughput for other in others if other.throughput > 0]
-        average = sum(measured) / len(measured) if measured else 1.0
-        throughputs = np.zeros(server.blocks)
-        for other in others:
-            throughputs[other.start : other.end] += (other.throughput or average) / (other.end - other.start)
-        return [float(throughput) for throughput in throughputs]
+        others = (other for other in self._others(server, now) if other.state != "draining")
+        return [float(throughput) for throughput in throughputs(others, server.blocks)]
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -256,6 +335,11 @@ class Registry:
     def _remove(self, key: str, reason: str) -> Events:
         if self._leases.pop(key, None) is None:
             return ()
+        if key in self.view.servers:
+            self._left[key] = self.view.servers[key]
+            self._left.move_to_end(key)
+            if len(self._left) > self._max_servers:
+                self._left.popitem(last=False)
         return self._happen(wire.Gone(key, reason))
 
     def _happen(self, event: wire.Event) -> Events:
@@ -283,6 +367,8 @@ def _same_but_for_load(known: wire.Server, server: wire.Server) -> bool:
         sessions=known.sessions,
         memory=known.memory,
         memory_used=known.memory_used,
+        movable=known.movable,
+        revision=known.revision,
     )
 
 

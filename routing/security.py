@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import zmq
@@ -24,6 +25,7 @@ from zmq.auth import Authenticator
 
 ZAP_DOMAIN = "swarm"
 TOKEN_PREFIX = "swarm1:"
+ADMIN_PREFIX = "swarm-admin1:"
 
 
 class SecurityError(Exception):
@@ -76,7 +78,15 @@ class _TokenBody(msgspec.Struct, array_like=True, frozen=True):
     addresses: tuple[str, ...]
     directory: str
     secret: bytes
-    expires: float | None
+    expires: float | None = None
+    others: tuple[tuple[str, tuple[str, ...]], ...] = ()  # further directories; older programs leave them out
+
+
+class Whereabouts(NamedTuple):
+    """A directory's public key, so that nobody can pretend to be it, and its addresses in the order to try them."""
+
+    key: str
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -85,38 +95,36 @@ class JoinToken:
 
     Attributes:
         addresses: `host:port` of the directory, in the order to try them.
-        directory: the directory's public key, so that nobody can pretend to be it.
+        directory: its public key.
         secret: a CURVE secret key that the directory admits for enrolment only. It proves the right to enrol without
             being sent.
         expires: seconds since the epoch, or None. The directory decides; the date here makes the message clear.
+        others: the swarm's other directories, any of which will do as well.
     """
 
     addresses: tuple[str, ...]
     directory: str
     secret: bytes = field(repr=False)
     expires: float | None = None
+    others: tuple[Whereabouts, ...] = ()
+
+    @property
+    def directories(self) -> tuple[Whereabouts, ...]:
+        """All of them, this token's first one first."""
+        return Whereabouts(self.directory, self.addresses), *self.others
 
     def __str__(self) -> str:
-        body = msgspec.msgpack.encode(_TokenBody(self.addresses, self.directory, self.secret, self.expires))
-        return TOKEN_PREFIX + base64.urlsafe_b64encode(body + _checksum(body)).decode().rstrip("=")
+        return _pack(
+            TOKEN_PREFIX, _TokenBody(self.addresses, self.directory, self.secret, self.expires, tuple(self.others))
+        )
 
     @classmethod
     def parse(cls, text: str) -> JoinToken:
         """Raises: SecurityError: not a join token, or a damaged one."""
-        text = text.strip()
-        if not text.startswith(TOKEN_PREFIX):
-            raise SecurityError(f"this is not a join token: one begins with {TOKEN_PREFIX!r}")
-        payload = text.removeprefix(TOKEN_PREFIX)
         damaged = "the join token is damaged: copy the whole line that the directory printed after 'join:'"
-        try:
-            raw = base64.b64decode(payload + "=" * (-len(payload) % 4), altchars=b"-_", validate=True)
-            body, checksum = raw[:-4], raw[-4:]
-            if _checksum(body) != checksum:
-                raise SecurityError(damaged)
-            token = msgspec.msgpack.decode(body, type=_TokenBody)
-        except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
-            raise SecurityError(damaged) from error
-        return cls(token.addresses, token.directory, token.secret, token.expires)
+        body = _unpack(TOKEN_PREFIX, text, f"this is not a join token: one begins with {TOKEN_PREFIX!r}", damaged)
+        others = tuple(Whereabouts(key, addresses) for key, addresses in body.others)
+        return cls(body.addresses, body.directory, body.secret, body.expires, others)
 
     def expiry(self, date: float) -> str:
         """What to tell somebody whose token is too old to enrol with; empty while it is good.
@@ -127,6 +135,55 @@ class JoinToken:
             return ""
         ended = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.expires))
         return f"the join token expired on {ended}: ask for a new one"
+
+
+@dataclass(frozen=True)
+class AdminKey:
+    """What administers a directory: as a file beside its state, which only the owner can read, and never elsewhere.
+
+    Attributes:
+        secret: a CURVE secret key; who connects with it may issue and revoke tokens and expel peers.
+    """
+
+    addresses: tuple[str, ...]
+    directory: str
+    secret: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return _pack(ADMIN_PREFIX, _TokenBody(self.addresses, self.directory, self.secret))
+
+    @classmethod
+    def load(cls, path: Path) -> AdminKey:
+        """Raises: SecurityError: the file cannot be read, or holds no admin key."""
+        no_key = f"{path} holds no admin key: it is the file admin.key in the state folder of a directory"
+        try:
+            body = _unpack(ADMIN_PREFIX, path.read_text(encoding="ascii"), no_key, no_key)
+        except OSError as error:
+            raise SecurityError(f"cannot read the admin key in {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError:
+            raise SecurityError(no_key) from None
+        return cls(body.addresses, body.directory, body.secret)
+
+
+def _pack(prefix: str, body: _TokenBody) -> str:
+    encoded = msgspec.msgpack.encode(body)
+    return prefix + base64.urlsafe_b64encode(encoded + _checksum(encoded)).decode().rstrip("=")
+
+
+def _unpack(prefix: str, text: str, other: str, damaged: str) -> _TokenBody:
+    """Raises: SecurityError: with the text `other` where it does not begin with `prefix`, else with `damaged`."""
+    text = text.strip()
+    if not text.startswith(prefix):
+        raise SecurityError(other)
+    payload = text.removeprefix(prefix)
+    try:
+        raw = base64.b64decode(payload + "=" * (-len(payload) % 4), altchars=b"-_", validate=True)
+        body, checksum = raw[:-4], raw[-4:]
+        if _checksum(body) != checksum:
+            raise SecurityError(damaged)
+        return msgspec.msgpack.decode(body, type=_TokenBody)
+    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        raise SecurityError(damaged) from error
 
 
 def _checksum(body: bytes) -> bytes:

@@ -8,7 +8,7 @@ ends. A gap in the numbers means that a change was missed; the watcher then asks
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -21,10 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class View:
-    """Members, servers and routers by public key. The mappings are never changed in place."""
+    """Members, servers, routers and directories by key, and who was expelled. Nothing is ever changed in place."""
 
     members: Mapping[str, wire.Member] = field(default_factory=dict)
     servers: Mapping[str, wire.Server] = field(default_factory=dict)
+    expelled: frozenset[str] = frozenset()
+    directories: Mapping[str, wire.Site] = field(default_factory=dict)
     routers: Mapping[str, wire.Router] = field(default_factory=dict)
 
     def serving(self, model: str) -> tuple[wire.Server, ...]:
@@ -40,11 +42,46 @@ def apply(view: View, event: wire.Event) -> View:
         case wire.Updated(server):
             return replace(view, servers={**view.servers, server.key: server})
         case wire.Expelled(key):
-            return replace(view, members=_without(view.members, key))
-        case wire.RouterUpdated(router):
-            return replace(view, routers={**view.routers, router.key: router})
+            return replace(
+                view,
+                members=_without(view.members, key),
+                expelled=view.expelled | {key},
+                directories=_without(view.directories, key),
+            )
         case wire.Gone(key):
             return replace(view, servers=_without(view.servers, key), routers=_without(view.routers, key))
+        case wire.RouterUpdated(router):
+            return replace(view, routers={**view.routers, router.key: router})
+        case wire.Listed(site):
+            return replace(view, directories={**view.directories, site.key: site})
+
+
+def union(current: Iterable[View], past: Iterable[View] = ()) -> View:
+    """What several directories say together. Whom one has expelled is nowhere; of a server the latest record holds.
+
+    Args:
+        current: the views of the directories that are connected.
+        past: the last views of others. They tell of members and directories, but not of servers and routers.
+    """
+    current = tuple(current)
+    every = (*current, *past)
+    expelled = frozenset[str]().union(*(view.expelled for view in every))
+    members: dict[str, wire.Member] = {}
+    servers: dict[str, wire.Server] = {}
+    directories: dict[str, wire.Site] = {}
+    for view in every:
+        for key, member in view.members.items():
+            if key not in expelled:
+                members.setdefault(key, member)
+        for key, site in view.directories.items():
+            if key not in expelled and (key not in directories or site.updated > directories[key].updated):
+                directories[key] = site
+    for view in current:
+        for key, server in view.servers.items():
+            if key not in expelled and (key not in servers or server.revision > servers[key].revision):
+                servers[key] = server
+    routers = {key: router for view in current for key, router in view.routers.items() if key not in expelled}
+    return View(members, servers, expelled, directories, routers)
 
 
 def _without(mapping: Mapping[str, T], key: str) -> Mapping[str, T]:
@@ -60,6 +97,7 @@ def only_figures_differ(old: wire.Server, new: wire.Server) -> bool:
         sessions=old.sessions,
         memory=old.memory,
         memory_used=old.memory_used,
+        revision=old.revision,
     )
 
 
@@ -71,9 +109,7 @@ class Mirror:
         self._request = -1
         self._sequence: int | None = None  # of the last change in the view; None: the state is awaited
         self._parts_sequence: int | None = None
-        self._members: dict[str, wire.Member] = {}
-        self._servers: dict[str, wire.Server] = {}
-        self._routers: dict[str, wire.Router] = {}
+        self._parts: list[wire.Snapshot] = []
 
     @property
     def complete(self) -> bool:
@@ -91,14 +127,18 @@ class Mirror:
             case wire.Snapshot(request, sequence) if request == self._request:
                 if sequence != self._parts_sequence:
                     # The first part, or the directory starts over because it could not send them all.
-                    self._parts_sequence = sequence
-                    self._members, self._servers, self._routers = {}, {}, {}
-                self._members.update((member.key, member) for member in message.members)
-                self._servers.update((server.key, server) for server in message.servers)
-                self._routers.update((router.key, router) for router in message.routers)
+                    self._parts_sequence, self._parts = sequence, []
+                self._parts.append(message)
             case wire.Done(request) if request == self._request and self._parts_sequence is not None:
                 self._sequence, self._parts_sequence = self._parts_sequence, None
-                self.view = View(self._members, self._servers, self._routers)
+                self.view = View(
+                    {member.key: member for part in self._parts for member in part.members},
+                    {server.key: server for part in self._parts for server in part.servers},
+                    frozenset(key for part in self._parts for key in part.expelled),
+                    {site.key: site for part in self._parts for site in part.directories},
+                    {router.key: router for part in self._parts for router in part.routers},
+                )
+                self._parts = []
                 return "changed"
             case wire.Change(sequence, event) if self._sequence is not None and sequence > self._sequence:
                 if sequence != self._sequence + 1:

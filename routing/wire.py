@@ -36,7 +36,9 @@ Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Positive = Annotated[int, Meta(ge=1, lt=1 << 31)]
 Amount = Annotated[int, Meta(ge=0, lt=1 << 62)]  # bytes
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
-Addresses = Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(min_length=1, max_length=16)]
+Date = Annotated[float, Meta(ge=0, le=1e12)]  # seconds since the epoch
+Address = Annotated[str, Meta(max_length=256)]
+Addresses = Annotated[tuple[Address, ...], Meta(min_length=1, max_length=16)]
 Request = Count  # number of a request; its answer carries the same one
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -280,6 +282,8 @@ class Server(msgspec.Struct, array_like=True, frozen=True):
         fingerprint: file name to short digest; two servers of one model must not disagree on any.
         state: only `ready` servers are put in routes.
         instance: differs each time the server is started, so that a failure of the last time is not held against it.
+        movable: it chose its span by itself, and may move to where the swarm is thinner.
+        revision: grows with everything that the server says, so that of two directories' records the later is known.
     """
 
     key: Key
@@ -305,6 +309,8 @@ class Server(msgspec.Struct, array_like=True, frozen=True):
     fingerprint: Annotated[dict[Name, Name], Meta(max_length=4096)] = {}
     version: Name = ""
     instance: Name = ""
+    movable: bool = False
+    revision: Amount = 0
 
 
 class Router(msgspec.Struct, array_like=True, frozen=True):
@@ -316,19 +322,69 @@ class Router(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True):
-    """A peer that has enrolled: only its key may connect to anybody in the swarm."""
+    """A peer that has enrolled: only its key may connect to anybody in the swarm.
+
+    Attributes:
+        role: what it said it is: `server`, `client`, `gateway`.
+        token: the id of the join token that it came with (see `routing.roster.short_id`).
+    """
 
     key: Key
     name: Name
-    enrolled: float  # seconds since the epoch
+    enrolled: Date
+    role: Name = ""
+    token: Name = ""
+
+
+class Site(msgspec.Struct, array_like=True, frozen=True):
+    """A directory of the swarm and where it is. `updated`: when it said so itself; the later record holds."""
+
+    key: Key
+    name: Name
+    addresses: Addresses
+    updated: Date
+    token: Name = ""
+
+
+class Enrolment(msgspec.Struct, array_like=True, frozen=True):
+    """A join token as directories know it: the public half of its secret, and what it is good for.
+
+    Attributes:
+        expires: None: never.
+        uses: how many peers may enrol with it; 0: any number.
+        revoked: when it was; None: it was not.
+        role: `directory`: whoever holds it may become a directory, which all others trust.
+    """
+
+    key: Key
+    created: Date
+    expires: Date | None = None
+    uses: Count = 0
+    revoked: Date | None = None
+    role: Literal["peer", "directory"] = "peer"
+
+
+class Expulsion(msgspec.Struct, array_like=True, frozen=True):
+    """`key` shall not come back. It outlives the member, and wins over every record of it."""
+
+    key: Key
+    date: Date
+    name: Name = ""
+    role: Name = ""
+    token: Name = ""
 
 
 class Enrol(Message, frozen=True):
-    """Sent under the key pair of a join token, which may do nothing else: let `key` into the swarm."""
+    """Sent under the key pair of a join token, which may do nothing else: let `key` into the swarm.
+
+    A directory that wants to become one of the swarm's says so in `role` and tells its `addresses`.
+    """
 
     request: Request
     key: Key
     name: Name
+    role: Name = ""
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=16)] = ()
 
 
 class Announce(Message, frozen=True):
@@ -390,6 +446,8 @@ class Snapshot(Message, frozen=True):
     sequence: Amount
     members: tuple[Member, ...]
     servers: tuple[Server, ...]
+    expelled: tuple[Key, ...] = ()
+    directories: tuple[Site, ...] = ()
     routers: tuple[Router, ...] = ()
 
 
@@ -424,7 +482,13 @@ class Gone(msgspec.Struct, array_like=True, frozen=True, tag=True):
     reason: Text
 
 
-Event = Joined | Expelled | Updated | RouterUpdated | Gone
+class Listed(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """A directory of the swarm came, or can be reached elsewhere."""
+
+    site: Site
+
+
+Event = Joined | Expelled | Updated | RouterUpdated | Gone | Listed
 
 
 class Change(Message, frozen=True):
@@ -432,6 +496,63 @@ class Change(Message, frozen=True):
 
     sequence: Amount
     event: Event
+
+
+# --- directories among themselves, and whoever administers them --------------------------------------------------
+
+
+class Consult(Message, frozen=True):
+    """Directory or administrator to directory: what do you know that `digest` is not the digest of?
+
+    Answered by `Roster`s and `Done`; with the same digest by `Done` alone. After it the asking directory is told of
+    changes by `Roster`s with the same number.
+
+    Attributes:
+        site: the asking directory's own.
+    """
+
+    request: Request
+    digest: Annotated[bytes, Meta(max_length=32)] = b""
+    site: Site | None = None
+
+
+class Roster(Message, frozen=True):
+    """A part of what directories exchange (see `routing.roster`).
+
+    Attributes:
+        seen: key to the date of the last sign of life; for administrators only.
+    """
+
+    request: Request
+    expelled: tuple[Expulsion, ...] = ()
+    enrolments: tuple[Enrolment, ...] = ()
+    sites: tuple[Site, ...] = ()
+    members: tuple[Member, ...] = ()
+    seen: dict[Key, Date] = {}
+
+
+class Issue(Message, frozen=True):
+    """Administrator to directory: from now on this join token is good. Its secret stays with the administrator."""
+
+    request: Request
+    key: Key
+    ttl: Seconds | None = None
+    uses: Count = 0
+    role: Literal["peer", "directory"] = "peer"
+
+
+class Revoke(Message, frozen=True):
+    """Administrator to directory: this join token enrols nobody any longer."""
+
+    request: Request
+    key: Key
+
+
+class Expel(Message, frozen=True):
+    """Administrator to directory: this peer, or directory, is in the swarm no longer."""
+
+    request: Request
+    key: Key
 
 
 # --- routers -----------------------------------------------------------------------------------------------------
@@ -453,6 +574,7 @@ AnyMessage = (
     Open | Opened | Refused | Forward | Credit | Token | Result | Failed | Leaving | Probe | Alive | Close | Ping | Pong
     | ListFiles | Files | ReadFile | FilePart
     | Enrol | Announce | AnnounceRouter | Withdraw | Place | Placed | Done | Watch | Snapshot | Change
+    | Consult | Roster | Issue | Revoke | Expel
     | Register | Caller
 )  # fmt: skip
 

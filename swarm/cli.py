@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from swarm import __version__, home, join, models
+from swarm import __version__, admin, home, join, models
 from swarm import serve as serving
 from swarm.catalogue import CATALOGUE, DEFAULT
 from swarm.client import SwarmClient
@@ -140,19 +140,29 @@ def up(
 @click.option("--state-dir", type=click.Path(file_okay=False), help="Keys and members.  [default: under SWARM_HOME]")
 @click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
 @click.option("--token-expires", type=click.FloatRange(min=0), metavar="SECONDS", help="After this, nobody can enrol.")
+@click.option("--join", "join_token", metavar="TOKEN", help="Of 'swarm token create --directory': be one of several.")
+@click.option("--name", default="", help="Shown to others.  [default: this machine's]")
 @verbose_option
 def directory(
-    bind: str, state_dir: str | None, advertise: tuple[str, ...], token_expires: float | None, verbose: bool
+    bind: str,
+    state_dir: str | None,
+    advertise: tuple[str, ...],
+    token_expires: float | None,
+    join_token: str | None,
+    name: str,
+    verbose: bool,
 ) -> None:
     """Admit peers, keep who is there, and assign spans."""
     from pathlib import Path
 
     from routing.directory import Directory
+    from routing.security import JoinToken
 
     log_to_stderr(verbose)
     with clear_errors(), stopping() as stop:
         folder = Path(state_dir) if state_dir else home.folder("directory")
-        service = Directory(bind, folder, advertise=advertise, token_ttl=token_expires)
+        others = JoinToken.parse(join_token) if join_token else None
+        service = Directory(bind, folder, advertise=advertise, token_ttl=token_expires, join=others, name=name)
         try:
             announce(f"join: {service.token}")
             stop.abrupt = False
@@ -380,3 +390,5 @@ cli.add_command(directory)
 cli.add_command(server)
 cli.add_command(router)
 cli.add_command(client)
+for command in admin.commands:
+    cli.add_command(command)

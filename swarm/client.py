@@ -96,7 +96,7 @@ class Base:
         self._resources = ExitStack()
         with self._resources:
             own_name, identity = self._resources.enter_context(claimed(name))
-            self._directory = DirectoryClient(token, identity, own_name, timeout=timeout)
+            self._directory = DirectoryClient(token, identity, own_name, role=name, timeout=timeout)
             self._resources.callback(self._directory.close)
             try:
                 self._directory.start()

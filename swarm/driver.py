@@ -70,7 +70,7 @@ class Driver:
         self._clock = clock
         self._context: Context = zmq.Context()
         self._poller = zmq.Poller()
-        self._dialer = Dialer(self._context, identity, self._poller, clock)
+        self._dialer = Dialer(self._context, identity, self._poller, clock, directory.expelled)
         self._bans = Bans()
         self._banned: dict[str, str] = {}  # which instance of a server the ban is for
         self._sessions: dict[str, tuple[Session, Sink | None]] = {}

@@ -28,7 +28,7 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop)
     allow_connections(limits)
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("router", name))
-        directory = resources.enter_context(DirectoryClient(token, identity, name))
+        directory = resources.enter_context(DirectoryClient(token, identity, name, role="router"))
         floods = Floods(time.monotonic, RATE, BURST)
         router = Router(
             bind,

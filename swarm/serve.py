@@ -86,7 +86,7 @@ def serve(settings: Settings, stop: Stop) -> None:
         raise BackendError(f"--blocks {settings.blocks} is outside {model.name}, which has {info.blocks} blocks")
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("server", settings.name))
-        directory = DirectoryClient(token, identity, name)
+        directory = DirectoryClient(token, identity, name, role="server")
         resources.callback(directory.close)
         directory.start()
         context: Context = zmq.Context()
@@ -94,7 +94,7 @@ def serve(settings: Settings, stop: Stop) -> None:
         gate = Gate(context, lambda key: directory.admits(key) and floods.admits(key))
         resources.callback(gate.close)
         bind = settings.bind or _default_bind(token)
-        listener = Listener(context, bind, identity, floods.heard)
+        listener = Listener(context, bind, identity, lambda key: directory.admits(key) and floods.heard(key))
         resources.callback(listener.close)
         agent = Agent(lambda: directory.view.routers, identity, listener.host, listener.port)
         resources.callback(agent.close)
@@ -146,7 +146,7 @@ def serve(settings: Settings, stop: Stop) -> None:
 
         poller = zmq.Poller()
         poller.register(listener.socket, zmq.POLLIN)
-        dialer = Dialer(context, identity, poller)
+        dialer = Dialer(context, identity, poller, expelled=directory.expelled)
         resources.callback(dialer.close)
         loop = Server(
             stage,
@@ -157,6 +157,7 @@ def serve(settings: Settings, stop: Stop) -> None:
             folder=model.path,
             kv_tokens=kv_tokens,
             report=report,
+            expelled=directory.expelled,
         )
         directory.announce(server)
         resources.callback(directory.withdraw)
@@ -170,7 +171,7 @@ def serve(settings: Settings, stop: Stop) -> None:
 
 def _default_bind(token: JoinToken) -> str:
     """Loopback where the whole swarm is on this machine, every interface otherwise; any free port."""
-    hosts = {split_address(address)[0] for address in token.addresses}
+    hosts = {split_address(address)[0] for site in token.directories for address in site.addresses}
     local = all(host == "localhost" or host == "::1" or host.startswith("127.") for host in hosts)
     return "127.0.0.1:0" if local else "0.0.0.0:0"
 

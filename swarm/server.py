@@ -48,6 +48,7 @@ class Server:
         folder: where the model's tokenizer and configuration can be read for clients that have none.
         listener, dialer: the sockets, which stay the caller's.
         report: told about once a second what the server has free: `report(kv_free, sessions)`.
+        expelled: whether a key has lost its place in the swarm; its sessions end.
         outputs: bytes for the outputs that it keeps.
     """
 
@@ -62,6 +63,7 @@ class Server:
         folder: Path,
         kv_tokens: int,
         report: Callable[[int, int], None],
+        expelled: Callable[[str], bool] = lambda key: False,
         outputs: int = OUTPUTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +73,7 @@ class Server:
         self._key = key
         self._files = Files(model, folder)
         self._report = report
+        self._expelled = expelled
         self._clock = clock
         self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
@@ -486,6 +489,8 @@ class Server:
         self._look_after_clients(now)
         for seat in self._seats.abandoned(now):
             self._fail(seat, "evicted", "nothing was heard of the session for too long")
+        for seat in [seat for seat in self._seats.all() if self._expelled(seat.owner)]:
+            self._leave(seat.session)
         for peer in self._neighbours.unreachable():
             self._lost_hop(peer)
         self._neighbours.keep_only({(seat.next_hop or seat.route[0]).peer for seat in self._seats.all()})

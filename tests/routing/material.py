@@ -21,6 +21,7 @@ from routing import wire
 from routing.directory import Directory
 from routing.links import Connected, Context, Dialer, LinkEvent, Received
 from routing.security import Identity, JoinToken
+from routing.view import View
 
 PATIENCE = 20  # s; only a test that fails waits so long
 
@@ -93,6 +94,11 @@ def server(key: str = KEYS[0], start: int = 0, end: int = 12, **fields: Any) -> 
         "kv_free": 1000,
     }
     return wire.Server(**{**given, **fields})
+
+
+def unnumbered(view: View) -> dict[str, wire.Server]:
+    """The servers of a view as they were announced, without the number that tells which of two records is later."""
+    return {key: msgspec.structs.replace(each, revision=0) for key, each in view.servers.items()}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.assign import capacity, choose_span
+from routing.assign import THRESHOLD, capacity, choose_span
 
 throughputs = st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.0, 7.5]), min_size=1, max_size=24)
 
@@ -76,3 +76,19 @@ def test_as_many_blocks_as_fit(free: int, block: int, edge: int, kv: int, tokens
 def test_a_block_takes_memory() -> None:
     with pytest.raises(ValueError, match="memory"):
         capacity(1 << 30, 0, 0, 0, 100)
+
+
+spans = st.tuples(st.integers(0, 23), st.integers(1, 24)).filter(lambda span: span[0] < span[1])
+
+
+@given(throughputs, st.integers(1, 30), spans)
+def test_a_server_that_comes_back_takes_its_last_span_where_it_is_about_as_good(
+    coverage: list[float], blocks: int, last: tuple[int, int]
+) -> None:
+    best, taken = choose_span(coverage, blocks), choose_span(coverage, blocks, last)
+    assert taken in (best, last)
+    assert choose_span(coverage, blocks, best) == best
+    if taken == last:
+        old, new = coverage[slice(*last)], coverage[slice(*best)]
+        assert len(old) <= len(new) and old.count(0) >= new.count(0)
+        assert min(old) <= min(new) * (1 + THRESHOLD)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,6 +184,41 @@ def test_a_large_state_comes_in_parts(directory: Directory) -> None:
             assert set(mirror.view.servers) == {peer.key for peer in peers}
 
 
+def test_who_asks_too_often_is_told_when_to_come_back_and_disturbs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routing.directory.BURST", 45.0)
+    ticks = Clock()
+    with (
+        running(Directory("127.0.0.1:0", tmp_path, ticks=ticks)) as directory,
+        Peer.member_of(directory) as busy,
+        Peer.member_of(directory) as other,
+    ):
+        to = directory.token.directory
+        said = [busy.ask(to, wire.Ping(0)) for _ in range(60)]
+        assert [type(answer) for answer in said] == [wire.Pong] * 45 + [wire.Refused] * 15
+        assert "busy: too many requests" in reason_of(said[-1])
+        wait = said[-1].retry_after  # type: ignore[union-attr]
+        assert wait == pytest.approx(1 / 50)
+        for message in (wire.Watch(0), wire.Place(0, server(busy.key), 1, 15), wire.Announce(0, server(busy.key), 15)):
+            assert "busy" in reason_of(busy.ask(to, message))
+        assert isinstance(other.ask(to, wire.Announce(0, server(other.key), 15)), wire.Done)
+        ticks.now += 1
+        assert isinstance(busy.ask(to, wire.Ping(0)), wire.Pong)
+
+
+def test_more_watchers_than_there_is_room_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("routing.feed.Feed.__init__.__defaults__", (1,))
+    with (
+        running(Directory("127.0.0.1:0", tmp_path)) as directory,
+        Peer.member_of(directory) as first,
+        Peer.member_of(directory) as second,
+    ):
+        to = directory.token.directory
+        assert isinstance(first.ask(to, wire.Watch(0)), wire.Snapshot)
+        assert "1 watchers, which is its limit" in reason_of(second.ask(to, wire.Watch(0)))
+
+
 # --- what it keeps ---------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +230,18 @@ def test_a_restart_keeps_key_members_and_token(tmp_path: Path) -> None:
         with Peer(member.identity) as back:
             back.dial(again.token)
             assert back.next(Connected, Lost) == Connected(again.token.directory)
+
+
+def test_the_state_of_the_version_before_is_read(tmp_path: Path) -> None:
+    with running(Directory("127.0.0.1:0", tmp_path)) as first, Peer.member_of(first) as member:
+        pass
+    token = Identity.from_secret(first.token.secret).public
+    old = {"members": [[member.key, "peer", 7.0]], "enrolments": [{"key": token, "expires": None}], "version": 1}
+    (tmp_path / "directory.json").write_bytes(msgspec.json.encode(old))
+    with running(Directory("127.0.0.1:0", tmp_path)) as again, Peer(member.identity) as back:
+        assert again.token.secret == first.token.secret
+        back.dial(again.token)
+        assert back.next(Connected, Lost) == Connected(again.token.directory)
 
 
 def test_a_token_is_replaced_when_it_is_over_or_another_kind_is_asked_for(tmp_path: Path) -> None:
@@ -230,7 +278,8 @@ def damage(path: str, content: bytes | None) -> Callable[[Path], None]:
     [
         (damage("directory.json", b'{"members": [["'), r"directory\.json is damaged .* move .* away"),
         (damage("directory.json", b""), r"directory\.json is damaged"),
-        (damage("directory.json", b'{"members": [], "enrolments": [], "version": 2}'), "another version"),
+        (damage("directory.json", b'{"members": [], "enrolments": [], "version": 3}'), "another version"),
+        (damage("admin.key", b"no key"), r"admin\.key holds no key: delete it to get a new one"),
         (damage("directory.json", None), r"directory\.json is missing: restore it from a copy"),
         (damage("directory.key", None), r"directory\.key is missing: restore it"),
         (damage("directory.key", b"no key"), r"directory\.key holds no key: restore it"),
@@ -292,7 +341,7 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permission bits; the profile folder is private")
 def test_only_the_owner_can_read_what_is_kept(directory: Directory, tmp_path: Path) -> None:
-    for name in ("directory.key", "token.key", "directory.json"):
+    for name in ("directory.key", "token.key", "admin.key", "directory.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 

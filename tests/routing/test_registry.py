@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from routing import wire
 from routing.registry import MAX_BLOCKS, MAX_TTL, Refusal, Registry
+from routing.roster import Roster, short_id
 from routing.security import Identity
 from routing.view import View, apply
 from tests.routing.material import KEYS, server
@@ -43,7 +44,8 @@ class Registering(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         members = [wire.Member(key, "name", 7.0) for key in KEYS[:4]]
-        self.registry = Registry(members, {TOKEN: EXPIRES, OLD_TOKEN: 0.0}, max_members=5, max_servers=3)
+        tokens = [wire.Enrolment(TOKEN, 0.0, EXPIRES), wire.Enrolment(OLD_TOKEN, 0.0, 0.0)]
+        self.registry = Registry(Roster.of(members, enrolments=tokens), max_members=5, max_servers=3)
         self.replay = View({member.key: member for member in members})
         self.ends: dict[str, float] = {}
         self.ttls: dict[str, float] = {}
@@ -59,18 +61,26 @@ class Registering(RuleBasedStateMachine):
     def enrol(self, by: str, key: str) -> None:
         members = set(self.registry.view.members)
         may = by == TOKEN and key not in (TOKEN, *NO_KEYS) and (key in members or len(members) < 5)
+        may = may and key not in self.registry.view.expelled
         try:
             events = self.registry.enrol(by, key, "name", 7.0)
         except Refusal:
             assert not may
         else:
             assert may
-            assert events == (() if key in members else (wire.Joined(wire.Member(key, "name", 7.0)),))
+            member = wire.Member(key, "name", 7.0, token=short_id(TOKEN))
+            assert events == (() if key in members else (wire.Joined(member),))
             self.take(events)
 
     @rule(key=keys)
     def expel(self, key: str) -> None:
-        self.take(self.registry.expel(key, "for a reason"))
+        if key in self.registry.view.members:
+            self.take(self.registry.expel(key, 8.0))
+        elif key in self.registry.view.expelled:
+            assert self.registry.expel(key, 8.0) == ()
+        else:
+            with pytest.raises(Refusal, match="no such peer"):
+                self.registry.expel(key, 8.0)
         assert not self.registry.is_member(key) and key not in self.registry.view.servers
 
     @rule(peer=keys, said=servers, ttl=ttls, own=st.sampled_from([True, True, True, False]))
@@ -149,7 +159,7 @@ TestRegistering.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def registry_of(*members: str) -> Registry:
-    return Registry([wire.Member(key, "", 0.0) for key in members], {TOKEN: None})
+    return Registry(Roster.of((wire.Member(key, "", 0.0) for key in members), enrolments=[wire.Enrolment(TOKEN, 0.0)]))
 
 
 @pytest.mark.parametrize(
@@ -228,8 +238,42 @@ def test_a_place_goes_where_the_throughput_is_least() -> None:
 
 
 def test_an_expired_token_enrols_nobody_but_members_stay() -> None:
-    registry = Registry([wire.Member(A, "", 0.0)], {TOKEN: 100.0})
+    registry = Registry(Roster.of([wire.Member(A, "", 0.0)], enrolments=[wire.Enrolment(TOKEN, 0.0, 100.0)]))
     assert registry.admits(TOKEN, 99.0) and not registry.admits(TOKEN, 100.0)
     assert registry.admits(A, 1e9) and not registry.admits(B, 0.0)
     with pytest.raises(Refusal, match="ask for a new one"):
         registry.enrol(TOKEN, B, "", 100.0)
+
+
+def test_a_server_that_is_started_again_takes_its_place_again_where_that_is_still_sensible() -> None:
+    registry = registry_of(A, B, C)
+    registry.announce(A, server(A, 0, 6), 15, 0)
+    registry.announce(B, server(B, 6, 12), 15, 0)
+    assert registry.place(B, server(B), 6, 15, 1) == (6, 12)  # its lease still runs
+    registry.withdraw(B)
+    registry.expire(100)
+    registry.announce(A, server(A, 0, 6), 15, 100)
+    registry.announce(C, server(C, 0, 12, throughput=1000.0), 15, 100)
+    assert registry.place(B, server(B), 6, 15, 101) == (6, 12)
+    assert registry.place(B, server(B), 7, 15, 101) == (6, 12)  # memory that is free is not the same each time
+    assert registry.place(B, server(B, model="other"), 6, 15, 101) == (0, 6)
+    registry.withdraw(A)
+    registry.announce(C, server(C, 6, 12), 15, 102)
+    assert registry.place(B, server(B), 6, 15, 103) == (0, 6)  # nobody serves that now
+
+
+def test_a_swarm_that_is_full_says_so_and_a_key_once_expelled_never_returns() -> None:
+    registry = Registry(Roster.of(enrolments=[wire.Enrolment(TOKEN, 0.0)]), max_members=2)
+    registry.enrol(TOKEN, A, "", 1.0)
+    registry.enrol(TOKEN, B, "", 1.0)
+    with pytest.raises(Refusal, match="the swarm has 2 members, which is its limit"):
+        registry.enrol(TOKEN, C, "", 1.0)
+    registry.announce(A, server(A), 15, 0)
+    assert registry.expel(A, 2.0) == (wire.Gone(A, "it was expelled"), wire.Expelled(A))
+    registry.enrol(TOKEN, C, "", 3.0)
+    for refused in (lambda: registry.enrol(TOKEN, A, "", 3.0), lambda: registry.announce(A, server(A), 15, 3)):
+        with pytest.raises(Refusal):
+            refused()
+    # Another directory that has not heard of it does not bring it back.
+    registry.merge(Roster.of([wire.Member(A, "", 0.5)]))
+    assert not registry.is_member(A) and A in registry.view.expelled
