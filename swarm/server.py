@@ -98,6 +98,7 @@ class Server:
         """
         limit = self._clock() + patience
         self.leave()
+        self._report(self._seats.free, len(self._seats))
         while self.sessions and self._clock() < limit:
             poller.poll(POLL if self._idle else 0)
             self.turn()
@@ -113,10 +114,17 @@ class Server:
         for seat in self._seats.all():
             self._fail(seat, "leaving", "the server is shutting down")
 
+    @property
+    def leaving(self) -> bool:
+        return self._leaving
+
+    def stay(self) -> None:
+        """Take sessions again after `leave`."""
+        self._leaving = False
+
     def leave(self) -> None:
         """From now on take no new session, and ask those that are here to go."""
         self._leaving = True
-        self._report(self._seats.free, len(self._seats))
         for seat in self._seats.all():
             self._listener.send(seat.client, wire.Leaving(seat.session, seat.epoch))
 
