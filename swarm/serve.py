@@ -94,7 +94,9 @@ def serve(settings: Settings, stop: Stop) -> None:
         gate = Gate(context, lambda key: directory.admits(key) and floods.admits(key))
         resources.callback(gate.close)
         bind = settings.bind or _default_bind(token)
-        listener = Listener(context, bind, identity, lambda key: directory.admits(key) and floods.heard(key))
+        listener = Listener(
+            context, bind, identity, lambda key: directory.admits(key) and floods.heard(key), floods.useless
+        )
         resources.callback(listener.close)
         agent = Agent(lambda: directory.view.routers, identity, listener.host, listener.port)
         resources.callback(agent.close)
@@ -157,6 +159,7 @@ def serve(settings: Settings, stop: Stop) -> None:
             folder=model.path,
             kv_tokens=kv_tokens,
             report=report,
+            useless=floods.useless,
             expelled=directory.expelled,
         )
         directory.announce(server)

@@ -50,6 +50,7 @@ class Server:
         report: told about once a second what the server has free: `report(kv_free, sessions)`.
         expelled: whether a key has lost its place in the swarm; its sessions end.
         outputs: bytes for the outputs that it keeps.
+        useless: told of each message of a peer that says too much.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Server:
         report: Callable[[int, int], None],
         expelled: Callable[[str], bool] = lambda key: False,
         outputs: int = OUTPUTS,
+        useless: Callable[[str], None] = lambda peer: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
@@ -82,6 +84,7 @@ class Server:
         self._leaving = False
         self._idle = True  # nothing that is pending can be computed before something comes in
         self._messages = Messages(clock)
+        self._useless = useless
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
 
@@ -170,6 +173,7 @@ class Server:
 
     def _refuse_too_many(self, received: Received, wait: float) -> None:
         log.warning("%s says too much", received.peer[:8])
+        self._useless(received.peer)
         message = received.message
         if isinstance(message, wire.Open | wire.ListFiles | wire.ReadFile):
             session, epoch = (message.session, message.epoch) if isinstance(message, wire.Open) else ("", 0)
