@@ -168,7 +168,8 @@ class _Relief:
     def __init__(self, now: Throughputs) -> None:
         self._now = now
         self._weakest = int(now.argmin())
-        self._least = float(now[self._weakest]) + ROUNDING * float(now.mean())
+        self._nothing = ROUNDING * float(now.mean())
+        self._least = float(now[self._weakest]) + self._nothing
         self._starts: dict[int, int] = {}
 
     def by(self, old: _Held, size: int) -> tuple[_Held | None, float]:
@@ -179,8 +180,10 @@ class _Relief:
             return None, 0.0
         start = self._start(size)
         new = _Held(start, start + size, old.rate * (old.end - old.start) / size)
+        left = self._now[old.start : old.end].min() - old.rate
+        if left <= self._nothing:
+            return None, 0.0  # also where the new span holds the block again: while it is loaded nobody would
         if new.end <= old.start or old.end <= new.start:
-            left = self._now[old.start : old.end].min() - old.rate
             touched = min(left, self._now[new.start : new.end].min() + new.rate)
         else:
             touched = _after(self._now, old, new)[min(old.start, new.start) : max(old.end, new.end)].min()

@@ -209,7 +209,7 @@ class Directory:
         """Serve until `stop` is set.
 
         Raises:
-            DirectoryError: another directory says that this one was expelled.
+            DirectoryError: this directory was expelled.
         """
         log.info("directory of %d members at %s", len(self._registry.view.members), ", ".join(self.addresses))
         while not stop.is_set():
@@ -349,6 +349,8 @@ class Directory:
             case wire.Revoke(_, key):
                 events = self._registry.revoke(key, now)
                 log.info("revoked join token %s", short_id(key))
+            case wire.Expel(_, key) if key == self._ledger.identity.public:
+                raise Refusal("not-yours", "a directory cannot expel itself: do it at another one")
             case wire.Expel(_, key):
                 events = self._registry.expel(key, now)
         try:
@@ -402,7 +404,9 @@ class Directory:
 
     def _consult(self) -> None:
         """Take in what the other directories say, and ask those that it is time to ask."""
-        own = self._registry.roster.sites[self._ledger.identity.public]
+        own = self._registry.roster.sites.get(self._ledger.identity.public)
+        if own is None:
+            raise DirectoryError(EXPELLED)
         for colleague in list(self._colleagues.values()):
             for roster in colleague.step(lambda: self._registry.roster.digest, own):
                 self._publish(self._registry.merge(roster))
@@ -411,8 +415,6 @@ class Directory:
                 self._save()
             except OSError as error:
                 log.error("cannot save what another directory says: %s", error)
-        if own.key in self._registry.roster.expelled:
-            raise DirectoryError(EXPELLED)
         for site in self._registry.roster.sites.values():
             if site.key != own.key:
                 self._meet(Whereabouts(site.key, site.addresses))

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 TTL = 15.0  # s; a server is renewed three times in it
 UPDATE_PAUSE = 1.0  # s between two announcements of mere figures
 RECONNECTING = 0.05  # s between two looks at the connection while there is none
+UNREACHABLE = 0.25  # s, where nobody answers: a connection that comes about is seen at once all the same
 
 Answer = wire.AnyMessage
 Announced = wire.Server | wire.Router
@@ -148,7 +149,7 @@ class Membership:
     def patience(self) -> float:
         """Seconds that `step` can wait."""
         if not self._admission.up:
-            return RECONNECTING
+            return UNREACHABLE if self._admission.loss == "unreachable" else RECONNECTING
         due = [self._clock() + 1.0]
         if self._watch_until is not None:
             due.append(self._watch_until)

@@ -125,7 +125,8 @@ class Registry:
                 if enrolment.role == "directory"
                 else "this join token is for peers: get one for a directory with 'swarm token create --directory'",
             )
-        if key in self.roster.members or key in self.roster.sites:
+        # Whoever has a token for peers may enrol any key: that must not keep a directory out.
+        if key in self.roster.sites or (key in self.roster.members and role != "directory"):
             return ()
         token = short_id(by)
         if role == "directory":

@@ -318,6 +318,12 @@ def test_an_expelled_directory_is_left_by_all(swarm: Swarm) -> None:
         swarm.start("b")
 
 
+def test_a_directory_does_not_expel_itself(swarm: Swarm) -> None:
+    first = swarm.start("a")
+    with pytest.raises(DirectoryError, match="do it at another one"):
+        swarm.admin("a").expel(first.token.directory)
+
+
 @pytest.mark.parametrize("message", [wire.Issue(0, KEYS[0]), wire.Revoke(0, KEYS[0]), wire.Expel(0, KEYS[0])])
 def test_nobody_but_the_administrator_decides(swarm: Swarm, message: wire.Message) -> None:
     first = swarm.start("a")

@@ -277,3 +277,14 @@ def test_a_swarm_that_is_full_says_so_and_a_key_once_expelled_never_returns() ->
     # Another directory that has not heard of it does not bring it back.
     registry.merge(Roster.of([wire.Member(A, "", 0.5)]))
     assert not registry.is_member(A) and A in registry.view.expelled
+
+
+def test_nobody_can_keep_a_directory_out_by_enrolling_its_key_as_a_peer() -> None:
+    tokens = [wire.Enrolment(TOKEN, 0.0), wire.Enrolment(OLD_TOKEN, 0.0, role="directory")]
+    registry = Registry(Roster.of(enrolments=tokens))
+    registry.enrol(TOKEN, A, "squatter", 1.0)
+    assert not registry.is_directory(A)
+    (event,) = registry.enrol(OLD_TOKEN, A, "directory", 2.0, "directory", ("host:1",))
+    assert event == wire.Listed(wire.Site(A, "directory", ("host:1",), 2.0, short_id(OLD_TOKEN)))
+    with pytest.raises(Refusal, match="addresses that others could dial"):
+        registry.enrol(OLD_TOKEN, B, "directory", 2.0, "directory", ("nowhere",))

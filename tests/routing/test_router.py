@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -18,13 +20,15 @@ from hypothesis import strategies as st
 
 from routing import wire
 from routing.agent import Agent
+from routing.client import DirectoryClient, DirectoryError
 from routing.links import Connected, Context, LinkError, Listener, Lost, Received
 from routing.relay import JOINED, ZMTP, Limits, Preamble, name_of, relay_address
 from routing.router import Router
 from routing.security import Gate, Identity
 from routing.splice import LIMIT, Background, Stream, close, connect, serve
 from swarm.limits import Floods
-from tests.routing.material import PATIENCE, Peer
+from tests.routing.material import KEYS, PATIENCE, Peer, directory_in, server
+from tests.routing.material import running as at_work
 
 NOWHERE = "127.0.0.1:1"  # nobody listens on port 1
 Change = Callable[[bytes, int, bool], bytes]  # what to send on for bytes, the number of the first, whether to the peer
@@ -157,6 +161,25 @@ class Meddler:
 
     def __exit__(self, *_: object) -> None:
         self._background.close()
+
+
+def test_everybody_in_the_swarm_hears_of_a_router(tmp_path: Path) -> None:
+    with at_work(directory_in(tmp_path)) as directory:
+        identity = Identity.create()
+        entry = wire.Router(identity.public, "door", ("10.0.0.1:7701",))
+        with DirectoryClient(directory.token, Identity.create(), "early") as early:
+            with DirectoryClient(directory.token, identity, "door") as client:
+                client.announce(entry)
+                early.wait_for(lambda view: view.routers == {entry.key: entry}, PATIENCE)
+                with DirectoryClient(directory.token, Identity.create(), "late") as late:
+                    assert late.view.routers == {entry.key: entry}
+                with pytest.raises(DirectoryError, match="its own key"):
+                    client.announce(msgspec.structs.replace(entry, key=KEYS[0]))
+                with pytest.raises(DirectoryError, match="could dial"):
+                    client.announce(msgspec.structs.replace(entry, addresses=(relay_address("10.0.0.1:1", KEYS[0]),)))
+                with pytest.raises(DirectoryError, match="is a router"):
+                    client.announce(server(identity.public))
+            early.wait_for(lambda view: not view.routers, PATIENCE)
 
 
 def test_a_peer_that_nobody_can_dial_is_reached_through_the_router(admitted: set[str], router: Router) -> None:
