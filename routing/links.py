@@ -110,15 +110,22 @@ class Listener:
     Args:
         admits: whether a key that got in before still may speak. Nothing that another says is received, and its
             connection ends. None: whoever got in may.
+        on_noise: told of a peer that has sent what is no message.
 
     Raises:
         LinkError: the address is taken or not one of this machine.
     """
 
     def __init__(
-        self, context: Context, bind: str, identity: Identity, admits: Callable[[str], bool] | None = None
+        self,
+        context: Context,
+        bind: str,
+        identity: Identity,
+        admits: Callable[[str], bool] | None = None,
+        on_noise: Callable[[str], None] = lambda peer: None,
     ) -> None:
         self._admits = admits
+        self._on_noise = on_noise
         self._ended: deque[bytes] = deque(maxlen=1000)  # connections of which more may still be read
         host, port = split_address(bind)
         self.socket: Socket = context.socket(zmq.ROUTER)
@@ -154,6 +161,7 @@ class Listener:
                 message, array = wire.decode([frame.buffer for frame in frames[1:]])
             except wire.WireError as error:
                 log.warning("dropped what %s sent: %s", peer[:8], error)
+                self._on_noise(peer)
                 continue
             return Received(peer, message, array, frames[0].bytes)
 

@@ -28,6 +28,7 @@ MAX_WAITING = 1000  # owners of which that is remembered
 
 RATE, BURST = 200.0, 1000.0  # cost per second and at once, of one peer
 FLOOD_RATE, FLOOD_BURST = 10_000.0, 30_000.0  # messages per second and at once, work included
+USELESS_RATE, USELESS_BURST = 50.0, 3000.0  # of them, those that are no messages, or were refused as too many
 BANNED_FOR = 10.0  # s
 
 COSTS: dict[type[wire.Message], float] = {wire.Open: 2.0, wire.ListFiles: 2.0, wire.ReadFile: 4.0}
@@ -127,12 +128,20 @@ class Messages:
 class Floods:
     """Who says so much that it is not even read: its connection ends, and it is not let in again for a while.
 
-    ZeroMQ goes on receiving whether or not anybody reads, so what is refused politely would fill the memory.
+    ZeroMQ goes on receiving whether or not anybody reads, so what is refused politely would fill the memory. A server
+    that is busy reads slowly; hence the small limit for what is of no use, however fast it was said.
     """
 
-    def __init__(self, clock: Callable[[], float], rate: float = FLOOD_RATE, burst: float = FLOOD_BURST) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        rate: float = FLOOD_RATE,
+        burst: float = FLOOD_BURST,
+        useless: float = USELESS_BURST,
+    ) -> None:
         self._clock = clock
         self._limit = RateLimit(rate, burst, clock)
+        self._useless = RateLimit(USELESS_RATE, useless, clock)
         self._banned: dict[str, float] = {}
 
     def heard(self, peer: str) -> bool:
@@ -140,9 +149,17 @@ class Floods:
         if not self.admits(peer):
             return False
         if self._limit.spend(peer):
-            self._banned[peer] = self._clock() + BANNED_FOR
+            self._ban(peer)
             return False
         return True
+
+    def useless(self, peer: str) -> None:
+        """What has come was no message, or one too many."""
+        if self._useless.spend(peer):
+            self._ban(peer)
+
+    def _ban(self, peer: str) -> None:
+        self._banned[peer] = self._clock() + BANNED_FOR
 
     def admits(self, peer: str) -> bool:
         """Whether the peer may connect. May be called from any thread."""

@@ -86,7 +86,9 @@ def serve(settings: Settings, stop: Stop) -> None:
         gate = Gate(context, lambda key: directory.admits(key) and floods.admits(key))
         resources.callback(gate.close)
         bind = settings.bind or _default_bind(token)
-        listener = Listener(context, bind, identity, lambda key: directory.admits(key) and floods.heard(key))
+        listener = Listener(
+            context, bind, identity, lambda key: directory.admits(key) and floods.heard(key), floods.useless
+        )
         resources.callback(listener.close)
         agent = Agent(lambda: directory.view.routers, identity, listener.host, listener.port)
         resources.callback(agent.close)
@@ -140,6 +142,7 @@ def serve(settings: Settings, stop: Stop) -> None:
                 folder=model.path,
                 kv_tokens=server.kv_tokens,
                 report=tenure.report,
+                useless=floods.useless,
                 expelled=directory.expelled,
             )
             tenure.begin(loop)

@@ -40,7 +40,7 @@ HOUSEKEEPING = 1.0  # s
 
 
 class Server:
-    """Serves a stage to the sessions of a swarm.
+    """Serves a stage to the sessions of a swarm. While it is `leaving` it takes no new ones.
 
     Args:
         key: the server's public key.
@@ -50,6 +50,7 @@ class Server:
         report: told about once a second what the server has free: `report(kv_free, sessions)`.
         expelled: whether a key has lost its place in the swarm; its sessions end.
         outputs: bytes for the outputs that it keeps.
+        useless: told of each message of a peer that says too much.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Server:
         report: Callable[[int, int], None],
         expelled: Callable[[str], bool] = lambda key: False,
         outputs: int = OUTPUTS,
+        useless: Callable[[str], None] = lambda peer: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
@@ -79,9 +81,10 @@ class Server:
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
         self._outputs = Outputs(outputs)
         self._neighbours = Neighbours(dialer, clock)
-        self._leaving = False
+        self.leaving = False
         self._idle = True  # nothing that is pending can be computed before something comes in
         self._messages = Messages(clock)
+        self._useless = useless
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
 
@@ -114,17 +117,9 @@ class Server:
         for seat in self._seats.all():
             self._fail(seat, "leaving", "the server is shutting down")
 
-    @property
-    def leaving(self) -> bool:
-        return self._leaving
-
-    def stay(self) -> None:
-        """Take sessions again after `leave`."""
-        self._leaving = False
-
     def leave(self) -> None:
         """From now on take no new session, and ask those that are here to go."""
-        self._leaving = True
+        self.leaving = True
         for seat in self._seats.all():
             self._listener.send(seat.client, wire.Leaving(seat.session, seat.epoch))
 
@@ -178,6 +173,7 @@ class Server:
 
     def _refuse_too_many(self, received: Received, wait: float) -> None:
         log.warning("%s says too much", received.peer[:8])
+        self._useless(received.peer)
         message = received.message
         if isinstance(message, wire.Open | wire.ListFiles | wire.ReadFile):
             session, epoch = (message.session, message.epoch) if isinstance(message, wire.Open) else ("", 0)
@@ -188,7 +184,7 @@ class Server:
     def _open(self, message: wire.Open, received: Received) -> None:
         now = self._clock()
         before = self._seats.get(message.session)
-        if self._leaving and before is None:
+        if self.leaving and before is None:
             refused = wire.Refused("leaving", "the server is shutting down", message.session, message.epoch)
             self._listener.send(received.route, refused)
             return
@@ -219,7 +215,7 @@ class Server:
             return
         held = self._outputs.start(seat.session, seat.accepted)
         self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted, held))
-        if self._leaving:
+        if self.leaving:
             self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
 
     def _probe(self, session: str, epoch: int, received: Received) -> None:
@@ -466,7 +462,7 @@ class Server:
             if self._listener.send(client, wire.Pong(0)):
                 continue
             for seat in seats:
-                if self._leaving or self._scheduler.pending(seat.session):
+                if self.leaving or self._scheduler.pending(seat.session):
                     self._client_gone(seat)
                 elif seat.left is None:
                     seat.left = now

@@ -85,6 +85,6 @@ class Tenure(threading.Event):
                 loop.leave()
             case Step.RETURN:
                 log.info("not needed elsewhere any longer")
-                loop.stay()
+                loop.leaving = False
             case Step.STAY:
                 pass

@@ -5,18 +5,20 @@ With `FUZZ_UNLIMITED` in the environment nobody asks too often, so that everythi
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 import sys
 
 from backends import registry
+from routing import directory
 from swarm import limits
 
 registry._BUILT_IN["toy"] = "tests.fuzz.toy_backend"
 if os.environ.get("FUZZ_UNLIMITED"):
-    limits.Floods = functools.partial(limits.Floods, rate=1e9, burst=1e9)  # type: ignore[assignment,misc]
-    limits.Messages = functools.partial(limits.Messages, rate=1e9, burst=1e9)  # type: ignore[assignment,misc]
+    floods, messages = limits.Floods, limits.Messages
+    limits.Floods = lambda clock, *limit: floods(clock, 1e9, 1e9, 1e9)  # type: ignore[assignment,misc]
+    limits.Messages = lambda clock: messages(clock, 1e9, 1e9)  # type: ignore[assignment,misc]
+    directory.RATE, directory.BURST, directory.FLOOD = 1e9, 1e9, (1e9, 1e9)
 
 if __name__ == "__main__":
     program = "openai_api.cli" if sys.argv[1] == "gateway" else "swarm.cli"

@@ -6,7 +6,6 @@ talk of its own.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +65,8 @@ class Target:
 @contextmanager
 def started_directory(folder: Path) -> Iterator[tuple[Program, JoinToken]]:
     state = str(folder / "directory")
-    program = Program(folder, "directory", "swarm", "directory", "--bind", "127.0.0.1:0", "--state-dir", state)
+    command = ("directory", "--bind", "127.0.0.1:0", "--state-dir", state)
+    program = Program(folder, "directory", "tests.fuzz.program", *command, FUZZ_UNLIMITED="1")
     try:
         yield program, JoinToken.parse(program.wait_for("join"))
     finally:
@@ -167,7 +167,7 @@ def router(folder: Path, seed: int, hostile: int = 2) -> Iterator[Target]:
     """`swarm-router`; the good peer generates through it, on a server that cannot be reached in another way."""
     with started_directory(folder) as (_, token):
         command = ("router", "--bind", "127.0.0.1:0")
-        program = Program(folder, "router", "swarm", *command, SWARM_JOIN=str(token))
+        program = Program(folder, "router", "tests.fuzz.program", *command, SWARM_JOIN=str(token), FUZZ_UNLIMITED="1")
         try:
             program.wait_for("ready")
             with started_server(folder, token, options=("--relayed",)), SwarmClient(str(token)) as client:
@@ -200,5 +200,4 @@ TARGETS = {
     "directory": directory,
     "router": router,
     "server": server,
-    "server within limits": functools.partial(server, unlimited=False),
 }

@@ -15,7 +15,7 @@ from tests.fuzz.hostile import Hostile, Hung
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.run import fuzz
 from tests.fuzz.talk import ServerTalk, say
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, server
 
 MESSAGES = 6000
 MB = 1 << 20
@@ -34,7 +34,7 @@ def test_mutated_messages_change_nothing_for_others(name: str, seed: int, tmp_pa
 
 
 def test_a_flood_keeps_nobody_else_from_being_served(tmp_path: Path, swarm_home: Path) -> None:
-    with TARGETS["server within limits"](tmp_path, 1) as target:
+    with server(tmp_path, 1, unlimited=False) as target:
         (identity, _), *_ = target.hostile
         flood, over = [say(wire.Ping(1)), say(wire.Close("0" * 32)), [b"noise"]], threading.Event()
 

@@ -132,6 +132,11 @@ def test_who_floods_is_put_out_for_a_while_and_nobody_else() -> None:
     assert not floods.heard("a")
     now[0] = BANNED_FOR
     assert floods.admits("a") and floods.heard("a")
+    for _ in range(int(limits.USELESS_BURST)):
+        floods.useless("b")
+    assert floods.admits("b")
+    floods.useless("b")
+    assert not floods.admits("b")
 
 
 # --- the same by way of a server's seats ---------------------------------------------------------------------------
