@@ -95,10 +95,7 @@ class Server:
             self.turn()
 
     def drain(self, poller: zmq.Poller, patience: float) -> None:
-        """Take no new sessions and let the ones that are here move to other servers, or end.
-
-        What is left after `patience` seconds fails; its clients look for other servers then.
-        """
+        """Let the sessions move to other servers, or end. What is left after `patience` seconds fails."""
         limit = self._clock() + patience
         self.leave()
         self._report(self._seats.free, len(self._seats))
