@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+# Several servers share few cores here, and the threads of each would wait for one another at every step.
+_ALIKE = ("--device", "cpu", "--threads", "1")
 LIMIT = 120.0  # s for what takes a few; only a broken program gets there
 _PRELOAD = ["torch", "transformers", "backends.huggingface.stage", "swarm.cli", "swarm.serve", "openai_api.cli"]
 
@@ -152,7 +154,7 @@ class Swarm:
     def serve(self, model: Path | str, *spans: str, options: Sequence[str] = ()) -> list[Program]:
         """Start a server for each span and wait until all are ready."""
         started = [
-            self.start("swarm-server", str(model), *(("--blocks", span) if span else ()), "--device", "cpu", *options)
+            self.start("swarm-server", str(model), *(("--blocks", span) if span else ()), *_ALIKE, *options)
             for span in spans
         ]
         for server in started:
