@@ -5,39 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import statistics
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import msgspec
-import numpy as np
 import zmq
 
-from backends import BackendError, Batch, ModelInfo, Options, Row, Span, Stage, registry
+from backends import BackendError, Span, registry
 from routing import wire
 from routing.addresses import reachable
 from routing.agent import Agent
-from routing.assign import capacity
 from routing.client import DirectoryClient
 from routing.links import Context, Dialer, Listener, split_address
 from routing.security import Gate, JoinToken
-from swarm import __version__, models, progress
+from swarm import __version__, loading, models
 from swarm.errors import SwarmError
 from swarm.fingerprint import fingerprint
 from swarm.identities import claimed
 from swarm.limits import Floods
-from swarm.memory import free_memory
+from swarm.moves import Moves
 from swarm.process import Stop, announce
 from swarm.server import Server
+from swarm.tenure import Tenure
 
 log = logging.getLogger(__name__)
-
-KV_SHARE = 0.3  # of the free memory, for the KV cache where --kv-tokens does not say
-KV_LEAST, KV_MOST = 2048, 262_144  # tokens
-RESERVE = 1 << 30  # bytes left to the rest of the machine when the server chooses its own span
 
 
 @dataclass(frozen=True)
@@ -119,57 +111,54 @@ def serve(settings: Settings, stop: Stop) -> None:
             version=__version__,
             instance=secrets.token_hex(8),
         )
-        span = settings.blocks or _choose_span(directory, server, info, settings)
-        server = msgspec.structs.replace(server, start=span.start, end=span.end)
-        directory.announce(server)
-        stage = _load(settings, model.path, span)
-        kv_tokens = settings.kv_tokens or _default_kv_tokens(stage)
-        server = msgspec.structs.replace(
-            server,
-            addresses=agent.reachable(direct, settings.relayed),
-            state="ready",
-            device=stage.device,
-            dtype=stage.dtype,
-            throughput=_measure(stage),
-            kv_tokens=kv_tokens,
-            kv_free=kv_tokens,
-            memory_used=stage.memory().weights,
-            memory=stage.memory().weights + stage.memory().free,
-        )
-
-        def report(free: int, sessions: int) -> None:
-            state: Literal["ready", "draining"] = "draining" if stop.is_set() else "ready"
-            addresses = agent.reachable(direct, settings.relayed)
-            directory.update(
-                msgspec.structs.replace(
-                    server, addresses=addresses, state=state, kv_free=max(free, 0), sessions=sessions
-                )
-            )
-
+        moves = None
+        span = settings.blocks
+        if span is None:
+            fitting = loading.capacity_of(info, settings, server.model)
+            span = Span(*directory.place(server, fitting))
+            moves = Moves(identity.public, fitting, time.monotonic())
+            log.info("the directory asks for blocks %s; there is memory for %d of %d", span, fitting, info.blocks)
         poller = zmq.Poller()
         poller.register(listener.socket, zmq.POLLIN)
         dialer = Dialer(context, identity, poller, expelled=directory.expelled)
         resources.callback(dialer.close)
-        loop = Server(
-            stage,
-            listener,
-            dialer,
-            key=identity.public,
-            model=server.model,
-            folder=model.path,
-            kv_tokens=kv_tokens,
-            report=report,
-            useless=floods.useless,
-            expelled=directory.expelled,
-        )
-        directory.announce(server)
         resources.callback(directory.withdraw)
-        stop.abrupt = False
-        announce(f"ready: {name} serves blocks {span} of {server.model} on {stage.device} ({server.addresses[0]})")
-        loop.run(poller, stop)
-        if loop.sessions:
-            log.info("leaving: waiting for %d sessions to move or end, at most %.0f s", loop.sessions, settings.drain)
-        loop.drain(poller, settings.drain)
+        server = msgspec.structs.replace(server, movable=moves is not None)
+        first = True
+        while span is not None:
+            server = msgspec.structs.replace(server, state="joining", start=span.start, end=span.end, sessions=0)
+            directory.announce(server)
+            stage = loading.load(settings, model.path, span)
+            server = loading.described(server, stage, settings.kv_tokens)
+            tenure = Tenure(
+                directory, server, stop, moves, lambda: agent.reachable(direct, settings.relayed), time.monotonic
+            )
+            loop = Server(
+                stage,
+                listener,
+                dialer,
+                key=identity.public,
+                model=server.model,
+                folder=model.path,
+                kv_tokens=server.kv_tokens,
+                report=tenure.report,
+                useless=floods.useless,
+                expelled=directory.expelled,
+            )
+            tenure.begin(loop)
+            stop.abrupt = False
+            text = f"{name} serves blocks {span} of {server.model} on {stage.device} ({server.addresses[0]})"
+            if first:
+                announce(f"ready: {text}")
+            else:
+                log.info("moved: %s", text)
+            first = False
+            loop.run(poller, tenure)
+            if loop.sessions:
+                log.info("waiting for %d sessions to move or end, at most %.0f s", loop.sessions, settings.drain)
+            loop.drain(poller, settings.drain)
+            span = None if stop.is_set() else tenure.target
+            del stage, loop, tenure  # the memory is needed for the next span
 
 
 def _default_bind(token: JoinToken) -> str:
@@ -177,56 +166,3 @@ def _default_bind(token: JoinToken) -> str:
     hosts = {split_address(address)[0] for site in token.directories for address in site.addresses}
     local = all(host == "localhost" or host == "::1" or host.startswith("127.") for host in hosts)
     return "127.0.0.1:0" if local else "0.0.0.0:0"
-
-
-def _choose_span(directory: DirectoryClient, server: wire.Server, info: ModelInfo, settings: Settings) -> Span:
-    blocks = capacity(
-        free_memory(settings.device),
-        max(info.block_bytes),
-        sum(info.edge_bytes),
-        info.kv_bytes_per_token,
-        settings.kv_tokens or KV_LEAST,
-        RESERVE,
-    )
-    if blocks < 1:
-        raise SwarmError(
-            f"there is not enough free memory for one block of {server.model}: close other programs, use --quantize, "
-            f"or name the blocks with --blocks to try it all the same"
-        )
-    span = Span(*directory.place(server, blocks))
-    log.info("the directory asks for blocks %s; there is memory for %d of %d", span, blocks, info.blocks)
-    return span
-
-
-def _load(settings: Settings, folder: Path, span: Span) -> Stage:
-    backend = registry.find(settings.backend)
-    started = time.monotonic()
-    with progress.shown() as show:
-        options = Options(
-            device=settings.device,
-            dtype=settings.dtype,
-            quantize=settings.quantize,
-            threads=settings.threads,
-            progress=lambda done, total: show(f"loading blocks {span}", done, total),
-        )
-        stage = backend.load(folder, span, options)
-    log.info("loaded blocks %s in %.1f s", span, time.monotonic() - started)
-    return stage
-
-
-def _default_kv_tokens(stage: Stage) -> int:
-    fitting = int(stage.memory().free * KV_SHARE) // max(stage.kv_bytes_per_token, 1)
-    return min(max(fitting, KV_LEAST), KV_MOST)
-
-
-def _measure(stage: Stage, steps: int = 6) -> float:
-    """Blocks times tokens per second of single decode steps, the median of a few."""
-    width = () if stage.span.start == 0 else (stage.model.hidden_size,)
-    inputs = np.zeros((1, *width), np.int32 if stage.span.start == 0 else np.float32)
-    seconds = []
-    for position in range(steps):
-        started = time.perf_counter()
-        stage.forward(Batch(inputs, [Row("throughput", position, 1, 1)], stage.span))
-        seconds.append(time.perf_counter() - started)
-    stage.free("throughput")
-    return (stage.span.end - stage.span.start) / statistics.median(seconds)

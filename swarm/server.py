@@ -40,7 +40,7 @@ HOUSEKEEPING = 1.0  # s
 
 
 class Server:
-    """Serves a stage to the sessions of a swarm.
+    """Serves a stage to the sessions of a swarm. While it is `leaving` it takes no new ones.
 
     Args:
         key: the server's public key.
@@ -81,7 +81,7 @@ class Server:
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
         self._outputs = Outputs(outputs)
         self._neighbours = Neighbours(dialer, clock)
-        self._leaving = False
+        self.leaving = False
         self._idle = True  # nothing that is pending can be computed before something comes in
         self._messages = Messages(clock)
         self._useless = useless
@@ -95,12 +95,10 @@ class Server:
             self.turn()
 
     def drain(self, poller: zmq.Poller, patience: float) -> None:
-        """Take no new sessions and let the ones that are here move to other servers, or end.
-
-        What is left after `patience` seconds fails; its clients look for other servers then.
-        """
+        """Let the sessions move to other servers, or end. What is left after `patience` seconds fails."""
         limit = self._clock() + patience
         self.leave()
+        self._report(self._seats.free, len(self._seats))
         while self.sessions and self._clock() < limit:
             poller.poll(POLL if self._idle else 0)
             self.turn()
@@ -118,8 +116,7 @@ class Server:
 
     def leave(self) -> None:
         """From now on take no new session, and ask those that are here to go."""
-        self._leaving = True
-        self._report(self._seats.free, len(self._seats))
+        self.leaving = True
         for seat in self._seats.all():
             self._listener.send(seat.client, wire.Leaving(seat.session, seat.epoch))
 
@@ -184,7 +181,7 @@ class Server:
     def _open(self, message: wire.Open, received: Received) -> None:
         now = self._clock()
         before = self._seats.get(message.session)
-        if self._leaving and before is None:
+        if self.leaving and before is None:
             refused = wire.Refused("leaving", "the server is shutting down", message.session, message.epoch)
             self._listener.send(received.route, refused)
             return
@@ -215,7 +212,7 @@ class Server:
             return
         held = self._outputs.start(seat.session, seat.accepted)
         self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted, held))
-        if self._leaving:
+        if self.leaving:
             self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
 
     def _probe(self, session: str, epoch: int, received: Received) -> None:
@@ -462,7 +459,7 @@ class Server:
             if self._listener.send(client, wire.Pong(0)):
                 continue
             for seat in seats:
-                if self._leaving or self._scheduler.pending(seat.session):
+                if self.leaving or self._scheduler.pending(seat.session):
                     self._client_gone(seat)
                 elif seat.left is None:
                     seat.left = now

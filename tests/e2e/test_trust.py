@@ -13,7 +13,7 @@ import pytest
 import swarm.serve as serving
 from backends import Batch, Span, Stage
 from backends.stage import Array
-from swarm import BadRequest, SwarmClient, Unavailable
+from swarm import BadRequest, SwarmClient, Unavailable, loading
 from swarm.process import Stop
 from tests.e2e.programs import Program, Swarm
 from tests.families import make_model, reference_tokens
@@ -49,8 +49,8 @@ class Liar:
 @contextmanager
 def lying_server(model: Path, join: str, span: Span, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A member that serves the right files and computes something else."""
-    load = serving._load
-    monkeypatch.setattr(serving, "_load", lambda *arguments: Liar(load(*arguments)))
+    load = loading.load
+    monkeypatch.setattr(loading, "load", lambda *arguments: Liar(load(*arguments)))
     stop, ready = Stop(), threading.Event()
     monkeypatch.setattr(serving, "announce", lambda line: ready.set())
     settings = serving.Settings(str(model), join, span, device="cpu", name="liar", drain=0)
