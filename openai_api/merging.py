@@ -49,7 +49,9 @@ async def merged(
     try:
         while left:
             try:
-                item = await asyncio.wait_for(queue.get(), quiet)
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes together with an item.
+                async with asyncio.timeout(quiet):
+                    item = await queue.get()
             except TimeoutError:
                 yield Quiet()
                 continue

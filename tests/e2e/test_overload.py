@@ -92,8 +92,6 @@ def test_many_clients_each_get_their_whole_answer_or_a_429(
                     assert tokens == greedy(prompt(number), NEW), number
                 else:
                     assert int(retry_after) >= 1
-            if options:
-                assert statuses[200] == CLIENTS, statuses  # there was a place in the line for everybody
             watcher._directory.wait_for(
                 lambda view: all(s.sessions == 0 and s.kv_free == kv_tokens for s in view.servers.values()), 30
             )

@@ -12,7 +12,7 @@ from routing.links import Context
 from routing.security import Identity, JoinToken
 from tests.fuzz.mutation import Frames, plain
 
-PATIENCE = 30.0  # s until a target that does not take or answer anything has hung
+PATIENCE = 120.0  # s until a target that does not take or answer anything has hung
 ASK_AGAIN = 0.5  # s
 
 

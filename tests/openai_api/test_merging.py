@@ -102,3 +102,27 @@ def test_silence_is_reported() -> None:
             assert isinstance(await anext(items), Quiet)
 
     asyncio.run(read())
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_cancellation_is_not_lost_when_an_item_comes_at_the_same_time(steps: int) -> None:
+    async def cancelled() -> bool:
+        release = asyncio.Event()
+
+        async def source() -> AsyncGenerator[int, None]:
+            await release.wait()
+            yield 1
+            await asyncio.Event().wait()
+
+        async with aclosing(merged([source()], 1, FOREVER)) as items:
+            reading = asyncio.ensure_future(anext(items))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            release.set()
+            for _ in range(steps):  # one of them is the moment at which the item has come and nobody has taken it
+                await asyncio.sleep(0)
+            asked = reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            return not asked or reading.cancelled()
+
+    assert asyncio.run(cancelled())
