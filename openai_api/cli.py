@@ -14,7 +14,7 @@ from openai_api.keys import is_loopback
 from openai_api.room import AT_ONCE, PATIENCE, WAITING, Room
 from openai_api.serving import HttpServer, listen, url_of
 from swarm import AsyncSwarmClient, SwarmError, join
-from swarm.cli import from_file, join_option, verbose_option
+from swarm.cli import from_file, join_option, patience_option, private_option, verbose_option
 from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
 
 
@@ -38,9 +38,19 @@ from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
     default=WAITING,
     help=f"Requests that may wait for their turn, {PATIENCE:g} s at most; others get status 429.",
 )
+@private_option
+@patience_option
 @verbose_option
 def command(
-    join_token: str | None, host: str, port: int, api_key: str | None, at_once: int, waiting: int, verbose: bool
+    join_token: str | None,
+    host: str,
+    port: int,
+    api_key: str | None,
+    at_once: int,
+    waiting: int,
+    private: bool,
+    patience: float,
+    verbose: bool,
 ) -> None:
     """Offer a swarm's models by the OpenAI API, with a chat page at /.
 
@@ -58,7 +68,7 @@ def command(
             )
         token = join.find(join_token)
         with listen(host, port) as listener:
-            client = AsyncSwarmClient(join=token, name="gateway")
+            client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
             asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop))
 
 
