@@ -330,13 +330,13 @@ def status(join_token: str | None, as_json: bool, watch: bool) -> None:
 
     with clear_errors(), SwarmClient(join.find(join_token)) as swarm:
         if as_json:
-            click.echo(json.dumps(drawing.as_json(swarm.models()), indent=2))
+            click.echo(json.dumps(drawing.as_json(swarm.models(), swarm.view), indent=2))
         elif watch:
-            with Live(refresh_per_second=2, get_renderable=lambda: drawing.draw(swarm.models())):
+            with Live(refresh_per_second=2, get_renderable=lambda: drawing.draw(swarm.models(), swarm.view)):
                 while True:
                     time.sleep(1)
         else:
-            Console(width=None if sys.stdout.isatty() else 120).print(drawing.draw(swarm.models()))
+            Console(width=None if sys.stdout.isatty() else 120).print(drawing.draw(swarm.models(), swarm.view))
 
 
 @cli.command("models")

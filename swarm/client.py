@@ -108,6 +108,11 @@ class Base:
         self._tokenizers: dict[str, Tokenizer | None] = {}
         self._tokenizer_lock = threading.Lock()
 
+    @property
+    def view(self) -> View:
+        """What the directories say of the swarm now."""
+        return self._directory.view
+
     def models(self) -> list[ServedModel]:
         """What the swarm serves, by name."""
         by_name: dict[str, list[wire.Server]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from routing import wire
 from routing.routes import coverage
+from routing.view import View
 from swarm.client import ServedModel
 from swarm.home import size
 
@@ -19,9 +20,11 @@ BAR = 24  # columns
 COLOURS = {"ready": "green", "joining": "yellow", "draining": "magenta"}
 
 
-def as_json(models: Sequence[ServedModel]) -> dict[str, Any]:
-    """Everything that the directory says, but for the fingerprints."""
+def as_json(models: Sequence[ServedModel], view: View) -> dict[str, Any]:
+    """Everything that the directories say, but for members and fingerprints."""
     return {
+        "directories": [_place(each) for each in view.directories.values()],
+        "routers": [_place(each) for each in view.routers.values()],
         "models": [
             {
                 "name": model.name,
@@ -36,15 +39,28 @@ def as_json(models: Sequence[ServedModel]) -> dict[str, Any]:
                 ],
             }
             for model in models
-        ]
+        ],
     }
 
 
-def draw(models: Sequence[ServedModel]) -> RenderableType:
+def _place(each: wire.Site | wire.Router) -> dict[str, Any]:
+    return {"key": each.key, "name": each.name, "addresses": each.addresses}
+
+
+def draw(models: Sequence[ServedModel], view: View) -> RenderableType:
     """The same for people."""
+    parts: list[RenderableType] = [part for model in models for part in (_heading(model), _table(model))]
     if not models:
-        return Text("no server is in the swarm yet: start one with  swarm-server MODEL --join TOKEN")
-    return Group(*(part for model in models for part in (_heading(model), _table(model))))
+        parts.append(Text("no server is in the swarm yet: start one with  swarm-server MODEL --join TOKEN"))
+    if len(view.directories) > 1:
+        parts.append(_line("directories", (f"{d.name} {d.addresses[0]}" for d in view.directories.values())))
+    if view.routers:
+        parts.append(_line("routers", (f"{r.name} {r.addresses[0]}" for r in view.routers.values())))
+    return Group(*parts)
+
+
+def _line(title: str, entries: Iterable[str]) -> Text:
+    return Text.assemble((f"{title}  ", "dim"), ", ".join(sorted(entries)))
 
 
 def _heading(model: ServedModel) -> Text:
