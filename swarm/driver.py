@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 Sink = Callable[[Emit | Done], None]
 POLL = 100  # ms
+HOUSEKEEPING = 5.0  # s
 CALL_TIMEOUT = 20.0  # s for the answer to a request that is not part of a session
 
 
@@ -80,6 +81,7 @@ class Driver:
         self._latency: dict[str, float] = {}  # s, the last round trip to each server
         self._commands: deque[Callable[[], None]] = deque()
         self._closing = False
+        self._tidy_at = 0.0
         self._wake_lock = threading.Lock()
         wake = f"inproc://wake-{id(self)}"
         self._waker: Socket = self._context.socket(zmq.PAIR)
@@ -175,8 +177,19 @@ class Driver:
                 if now >= waiting.deadline:
                     del self._calls[request]
                     waiting.future.set_exception(SessionFailed("a server did not answer in time"))
+            if now >= self._tidy_at:
+                self._tidy_at = now + HOUSEKEEPING
+                self._hang_up()
         self._dialer.close()
         self._woken.close()
+
+    def _hang_up(self) -> None:
+        """On servers that are gone and that nobody needs; the others may be wanted again."""
+        needed = {waiting.peer for waiting in self._calls.values()}
+        needed.update(*(session.peers for session, _ in self._sessions.values()))
+        for peer in self._dialer.peers() - needed - self._directory.view.servers.keys():
+            if not self._dialer.is_up(peer):
+                self._dialer.hang_up(peer)
 
     def _start(self, session_id: str, sink: Sink, begin: Callable[[Session], list[Action]]) -> None:
         def command() -> None:

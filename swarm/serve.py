@@ -124,11 +124,19 @@ def serve(settings: Settings, stop: Stop) -> None:
         resources.callback(dialer.close)
         resources.callback(directory.withdraw)
         server = msgspec.structs.replace(server, movable=moves is not None)
-        first = True
+        served: Span | None = None  # what it served before it moved
         while span is not None:
             server = msgspec.structs.replace(server, state="joining", start=span.start, end=span.end, sessions=0)
             directory.announce(server)
-            stage = loading.load(settings, model.path, span)
+            try:
+                stage = loading.load(settings, model.path, span)
+            except (BackendError, MemoryError) as error:
+                if served in (None, span):
+                    raise
+                log.warning("cannot load blocks %s, going back to %s for good: %s", span, served, error)
+                span, moves = served, None
+                server = msgspec.structs.replace(server, movable=False)
+                continue
             server = loading.described(server, stage, settings.kv_tokens)
             tenure = Tenure(
                 directory, server, stop, moves, lambda: agent.reachable(direct, settings.relayed), time.monotonic
@@ -148,16 +156,15 @@ def serve(settings: Settings, stop: Stop) -> None:
             tenure.begin(loop)
             stop.abrupt = False
             text = f"{name} serves blocks {span} of {server.model} on {stage.device} ({server.addresses[0]})"
-            if first:
+            if served is None:
                 announce(f"ready: {text}")
             else:
                 log.info("moved: %s", text)
-            first = False
             loop.run(poller, tenure)
             if loop.sessions:
                 log.info("waiting for %d sessions to move or end, at most %.0f s", loop.sessions, settings.drain)
             loop.drain(poller, settings.drain)
-            span = None if stop.is_set() else tenure.target
+            served, span = span, None if stop.is_set() else tenure.target
             del stage, loop, tenure  # the memory is needed for the next span
 
 

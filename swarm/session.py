@@ -197,6 +197,11 @@ class Session:
         """Servers on which the session holds a reservation."""
         return set(self._holders)
 
+    @property
+    def peers(self) -> set[str]:
+        """Servers that have to do with the session."""
+        return {*self._asked, *(hop.peer for hop in self.route)}
+
     def no_route(self, error: SwarmError, now: float) -> list[Action]:
         """The answer to `Plan` when nothing covers the model. Overload and loss are waited for, within limits."""
         if self._moving:
