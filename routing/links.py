@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -183,8 +184,11 @@ def _cut(frame: zmq.Frame) -> None:
     """End the connection that a frame came along. libzmq has no call for that, but tells its file descriptor.
 
     By now the descriptor may be another connection's. One of the same machine is then cut and made anew; any other is
-    left alone.
+    left alone. On Windows libzmq ends the process when a socket of its own is shut down by others; there the connection
+    stays, and what comes along it is dropped.
     """
+    if sys.platform == "win32":
+        return
     with suppress(OSError):
         connection = socket.socket(fileno=int(frame.get(zmq.SRCFD)))
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -255,6 +256,7 @@ def test_a_router_that_changes_a_byte_delivers_nothing(
         peer.next(Lost, Connected)  # it goes on trying
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="libzmq would end the process; what is sent is dropped there")
 def test_who_floods_the_router_is_put_out(admitted: set[str]) -> None:
     floods = Floods(time.monotonic, rate=10, burst=50)
     with running(admitted, heard=floods.heard) as router, member(admitted) as flooder:
