@@ -93,7 +93,10 @@ class Agent:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._follow(self._routers())
-            self._poller.poll(TICK)
+            if self._poller.sockets:
+                self._poller.poll(TICK)
+            else:  # a poller of nothing does not wait
+                self._stop.wait(TICK / 1000)
             for event in self._dialer.collect():
                 self._on_event(event)
             now = self._clock()
