@@ -71,7 +71,7 @@ class Stream:
         got = []
         with client.session(model, len(self.prompt) + tokens) as session:
             self.session, self.hit = session, None
-            for token in session.stream(self.prompt, tokens, temperature=0.8, seed=self.number):
+            for token in session.stream(self.prompt, tokens):
                 got.append(token)
                 if (hit := self.hit) and session.epoch > self.epoch:
                     self.recoveries.append(Recovery(hit[0], time.monotonic() - hit[1]))
@@ -155,7 +155,8 @@ seed_option = click.option("--seed", default=1, show_default=True)
 @click.option("--streams", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Of each answer.")
 @click.option("--events", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--pause", type=click.FloatRange(0), default=2.0, show_default=True, help="Mean seconds between events.")
+@click.option("--pause", type=click.FloatRange(0), default=4.0, show_default=True, help="Mean seconds between events.")
+@click.option("--patience", type=click.FloatRange(0), default=30.0, show_default=True, help="Of the clients, seconds.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw the recovery times there.")
 def storm(
     model: str,
@@ -167,6 +168,7 @@ def storm(
     tokens: int,
     events: int,
     pause: float,
+    patience: float,
     picture: Path | None,
 ) -> None:
     """Kill and stop servers at random under concurrent streams; killed ones are started again."""
@@ -182,7 +184,7 @@ def storm(
             members.start(name, span)
         for program in members.programs.values():
             program.wait_line("ready:")
-        client = resources.enter_context(SwarmClient(swarm.token))
+        client = resources.enter_context(SwarmClient(swarm.token, patience=patience))
         everybody = [Stream(i, prompt) for i, prompt in enumerate(prompts(streams, info.vocab_size))]
         say("what they answer undisturbed")
         for stream in everybody:
@@ -200,7 +202,15 @@ def storm(
             members.tend(time.monotonic())
             time.sleep(0.1)
     figures = {
-        "settings": {"model": found.name, "spans": spans, "replicas": replicas, "streams": streams, "tokens": tokens},
+        "settings": {
+            "model": found.name,
+            "spans": spans,
+            "replicas": replicas,
+            "streams": streams,
+            "tokens": tokens,
+            "pause": pause,
+            "patience": patience,
+        },
         "events": dict(happened),
         "answers": dict(sum((stream.outcomes for stream in everybody), Counter())),
         "recoveries": [[r.what, r.seconds] for stream in everybody for r in stream.recoveries],
@@ -379,7 +389,7 @@ def generate(
     with client.session(model, len(prompt) + tokens) as session:
         stream.session = session
         started = time.monotonic()
-        for token in session.stream(prompt, tokens, temperature=0.8, seed=7):
+        for token in session.stream(prompt, tokens):
             ids.append(token)
             if stream.hit and session.epoch > stream.epoch:
                 stream.recoveries.append(Recovery("failed", time.monotonic() - stream.hit[1]))
