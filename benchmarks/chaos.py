@@ -19,8 +19,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from backends import Span, registry
+from backends import ModelInfo, Span, registry
 from benchmarks.proxy import Proxy
 from swarm import ClientSession, SwarmClient, SwarmError, models
 from swarm.process import clear_errors
@@ -67,22 +67,21 @@ class Stream:
     recoveries: list[Recovery] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def answer(self, client: SwarmClient, model: str, tokens: int) -> list[int]:
-        got = []
+    def tokens(self, client: SwarmClient, model: str, tokens: int) -> Iterator[int]:
+        """One answer, with what its failures cost noted."""
         with client.session(model, len(self.prompt) + tokens) as session:
             self.session, self.hit = session, None
             for token in session.stream(self.prompt, tokens):
-                got.append(token)
                 if (hit := self.hit) and session.epoch > self.epoch:
                     self.recoveries.append(Recovery(hit[0], time.monotonic() - hit[1]))
                     self.hit = None
+                yield token
             self.session = None
-        return got
 
     def repeat(self, client: SwarmClient, model: str, tokens: int, over: threading.Event) -> None:
         while not over.is_set():
             try:
-                outcome = "same" if self.answer(client, model, tokens) == self.wanted else "different"
+                outcome = "same" if [*self.tokens(client, model, tokens)] == self.wanted else "different"
             except SwarmError as error:
                 say(f"stream {self.number} was lost: {error}")
                 outcome = "lost"
@@ -134,6 +133,17 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
+@contextmanager
+def started(model: str) -> Iterator[tuple[Swarm, models.Model, ModelInfo]]:
+    """A directory with an empty home, and what is to be served."""
+    found = models.resolve(model)
+    info = registry.find(registry.DEFAULT).describe(found.path)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        os.environ["SWARM_HOME"] = home
+        with Swarm(Path(home)) as swarm:
+            yield swarm, found, info
+
+
 @click.group()
 def main() -> None:
     """What failures cost."""
@@ -173,11 +183,7 @@ def storm(
 ) -> None:
     """Kill and stop servers at random under concurrent streams; killed ones are started again."""
     with clear_errors(), ExitStack() as resources:
-        found = models.resolve(model)
-        info = registry.find(registry.DEFAULT).describe(found.path)
-        home = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        os.environ["SWARM_HOME"] = str(home)
-        swarm = resources.enter_context(Swarm(home))
+        swarm, found, info = resources.enter_context(started(model))
         members = Members(swarm, found.path, found.name, ("--threads", "1", "--dtype", "float32"))
         places = {f"{span}-{replica}": span for span in split_evenly(info.blocks, spans) for replica in range(replicas)}
         for name, span in places.items():
@@ -188,7 +194,7 @@ def storm(
         everybody = [Stream(i, prompt) for i, prompt in enumerate(prompts(streams, info.vocab_size))]
         say("what they answer undisturbed")
         for stream in everybody:
-            stream.wanted = stream.answer(client, found.name, tokens)
+            stream.wanted = [*stream.tokens(client, found.name, tokens)]
         keys = {server.name: server.key for server in client.models()[0].servers}
         over = threading.Event()
         threads = [
@@ -329,11 +335,7 @@ def grid(
     """
     chance = random.Random(seed)
     with clear_errors(), ExitStack() as resources:
-        found = models.resolve(model)
-        info = registry.find(registry.DEFAULT).describe(found.path)
-        home = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        os.environ["SWARM_HOME"] = str(home)
-        swarm = resources.enter_context(Swarm(home))
+        swarm, found, info = resources.enter_context(started(model))
         threads = str(psutil.cpu_count(logical=False) or 1)
         members = Members(swarm, found.path, found.name, ("--threads", threads, "--dtype", "float32"))
         proxies: dict[str, Proxy] = {}
@@ -386,20 +388,15 @@ def generate(
     """One answer, with failures at this rate after each of its tokens."""
     stream = Stream(0, prompt)
     failures, ids = 0, []
-    with client.session(model, len(prompt) + tokens) as session:
-        stream.session = session
-        started = time.monotonic()
-        for token in session.stream(prompt, tokens):
-            ids.append(token)
-            if stream.hit and session.epoch > stream.epoch:
-                stream.recoveries.append(Recovery("failed", time.monotonic() - stream.hit[1]))
-                stream.hit = None
-            for hop in session.route:
-                if chance.random() < rate:
-                    failures += 1
-                    stream.happened("failed", hop.peer)
-                    proxies[names[hop.peer]].fail(DOWN)
-        seconds = time.monotonic() - started
+    started = time.monotonic()
+    for token in stream.tokens(client, model, tokens):
+        ids.append(token)
+        for hop in stream.session.route if stream.session else ():
+            if chance.random() < rate:
+                failures += 1
+                stream.happened("failed", hop.peer)
+                proxies[names[hop.peer]].fail(DOWN)
+    seconds = time.monotonic() - started
     recoveries = [recovery.seconds for recovery in stream.recoveries]
     return {
         "tokens": tokens,

@@ -95,26 +95,18 @@ def missing(servers: Iterable[wire.Server], blocks: int) -> Spans:
     return _gaps(coverage(servers, blocks))
 
 
-def plan(servers: Iterable[wire.Server], blocks: int, query: Query) -> tuple[wire.Hop, ...]:
+def plan(
+    servers: Iterable[wire.Server], blocks: int, query: Query, kept: Sequence[wire.Hop] = ()
+) -> tuple[wire.Hop, ...]:
     """The cheapest route over `0:blocks`. A hop may be a part of its server's span; no server comes twice.
 
     Args:
         servers: of any models and states.
+        kept: hops of an earlier route, in order, that stay as they are, with what they have cached; the gaps between
+            them are filled.
 
     Raises:
         NoRoute: some block has no server that can be used.
-    """
-    return _cheapest(_usable(servers, blocks, query, (0, blocks)), (0, blocks), query, None, None)
-
-
-def repair(servers: Iterable[wire.Server], blocks: int, query: Query, kept: Sequence[wire.Hop]) -> tuple[wire.Hop, ...]:
-    """A route that keeps these hops as they are, with what they have cached, and fills the gaps between them.
-
-    Args:
-        kept: hops of a route over `0:blocks`, in order.
-
-    Raises:
-        NoRoute: some block of a gap has no server that can be used.
     """
     known = list(servers)
     route: list[wire.Hop] = []

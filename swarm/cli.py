@@ -104,8 +104,24 @@ patience_option = click.option(
 )
 
 
-def new_tokens_option(default: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    return click.option("--max-new-tokens", type=click.IntRange(1), default=default, show_default=True)
+def talking(new_tokens: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The options of a command that talks to a model."""
+    options = [
+        join_option,
+        click.option("--max-new-tokens", type=click.IntRange(1), default=new_tokens, show_default=True),
+        temperature_option,
+        seed_option,
+        private_option,
+        verify_option,
+        patience_option,
+    ]
+
+    def add(command: Callable[P, R]) -> Callable[P, R]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -223,13 +239,7 @@ def router(join_token: str | None, bind: str, advertise: tuple[str, ...], name: 
 @cli.command()
 @click.argument("model")
 @click.argument("prompt", required=False)
-@join_option
-@new_tokens_option(128)
-@temperature_option
-@seed_option
-@private_option
-@verify_option
-@patience_option
+@talking(128)
 def client(
     model: str,
     prompt: str | None,
@@ -256,13 +266,7 @@ def client(
 @cli.command("run")
 @click.argument("model")
 @click.argument("prompt")
-@join_option
-@new_tokens_option(512)
-@temperature_option
-@seed_option
-@private_option
-@verify_option
-@patience_option
+@talking(512)
 def run(
     model: str,
     prompt: str,
@@ -290,14 +294,8 @@ def run(
 
 @cli.command()
 @click.argument("model", required=False)
-@join_option
 @click.option("--system", help="What the model is told before the conversation.")
-@new_tokens_option(512)
-@temperature_option
-@seed_option
-@private_option
-@verify_option
-@patience_option
+@talking(512)
 def chat(
     model: str | None,
     join_token: str | None,

@@ -24,7 +24,7 @@ from backends.stage import Array, Output
 from routing import wire
 from routing.client import DirectoryClient
 from routing.links import Connected, Context, Dialer, Lost, Received, Socket
-from routing.routes import Bans, NoRoute, Query, repair
+from routing.routes import Bans, NoRoute, Query, plan
 from routing.security import Identity
 from swarm.actions import Action, Ban, Done, Emit, Plan, Praise, Send
 from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
@@ -303,7 +303,7 @@ class Driver:
         # Best with what the survivors have cached; and rather by a server that failed a moment ago than not at all.
         for bans, kept in itertools.product((self._bans.active(now), {}), dict.fromkeys((keep, ()))):
             try:
-                return session.routed(repair(servers.values(), blocks, replace(query, bans=bans), kept), now)
+                return session.routed(plan(servers.values(), blocks, replace(query, bans=bans), kept), now)
             except NoRoute as refusal:
                 explained = _explained(refusal)
         return session.no_route(explained, now)

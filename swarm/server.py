@@ -179,22 +179,25 @@ class Server:
             self._listener.send(received.route, refused)
 
     def _open(self, message: wire.Open, received: Received) -> None:
-        now = self._clock()
-        before = self._seats.get(message.session)
-        if self.leaving and before is None:
-            refused = wire.Refused("leaving", "the server is shutting down", message.session, message.epoch)
+        try:
+            seat = self._seat(message, received)
+        except Refusal as refusal:
+            refused = wire.Refused(
+                refusal.code, refusal.reason, message.session, message.epoch, retry_after=refusal.retry_after
+            )
             self._listener.send(received.route, refused)
             return
-        try:
-            seat, evicted = self._seats.open(message, received.peer, received.route, now)
-        except Refusal as refusal:
-            self._listener.send(
-                received.route,
-                wire.Refused(
-                    refusal.code, refusal.reason, message.session, message.epoch, retry_after=refusal.retry_after
-                ),
-            )
-            return
+        held = self._outputs.start(seat.session, seat.accepted)
+        self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted, held))
+        if self.leaving:
+            self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
+
+    def _seat(self, message: wire.Open, received: Received) -> Seat:
+        """Raises: Refusal: the session cannot be taken."""
+        before = self._seats.get(message.session)
+        if self.leaving and before is None:
+            raise Refusal("leaving", "the server is shutting down")
+        seat, evicted = self._seats.open(message, received.peer, received.route, self._clock())
         for other in evicted:
             self._fail(other, "evicted", "the session was idle and its room was needed")
         self._forget_work(seat.session)
@@ -207,13 +210,8 @@ class Server:
         following = seat.next_hop or seat.route[0]
         if following.peer != self._key and not self._neighbours.dial(following):
             self._leave(seat.session)
-            refused = wire.Refused("bad_route", "the next hop cannot be dialled", seat.session, seat.epoch)
-            self._listener.send(received.route, refused)
-            return
-        held = self._outputs.start(seat.session, seat.accepted)
-        self._listener.send(received.route, wire.Opened(seat.session, seat.epoch, seat.accepted, held))
-        if self.leaving:
-            self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
+            raise Refusal("bad_route", "the next hop cannot be dialled")
+        return seat
 
     def _probe(self, session: str, epoch: int, received: Received) -> None:
         seat = self._seats.get(session)
@@ -234,9 +232,10 @@ class Server:
         if sender == seat.owner and route:
             seat.client, seat.left = route, None
         seat.used = self._clock()
-        if array is None or (problem := seat.problem(message, array, self._stage.model)):
-            self._fail(seat, "bad_input", problem if array is not None else "no tensor")
+        if problem := seat.problem(message, array, self._stage.model):
+            self._fail(seat, "bad_input", problem)
             return False
+        assert array is not None
         inputs, position = array, message.position
         if not message.starts and position < seat.accepted:
             inputs = inputs[seat.accepted - position :]  # what was replayed for the sake of the hop before
@@ -262,7 +261,7 @@ class Server:
                 message.starts,
                 message.last,
                 route if sender != seat.owner else b"",
-                array.nbytes if array is not None else 0,
+                array.nbytes,
             )
         )
         return True

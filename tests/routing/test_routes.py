@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from routing import wire
 from routing.paths import Edge, Leg, Reach, shortest
 from routing.relay import relay_address
-from routing.routes import BAN, LONGEST_BAN, Bans, NoRoute, Query, coverage, missing, plan, repair
+from routing.routes import BAN, LONGEST_BAN, Bans, NoRoute, Query, coverage, missing, plan
 from tests.routing.material import KEYS, server
 
 BLOCKS = 7
@@ -254,7 +254,7 @@ def test_a_repaired_route_keeps_the_survivors_and_fills_the_gaps(held: list[tupl
     dead = {hop.peer for hop in route} - {hop.peer for hop in kept}
     left = [server for server in servers if server.key not in dead]
     try:
-        mended = repair(left, blocks, query, kept)
+        mended = plan(left, blocks, query, kept)
     except NoRoute as error:
         assert error.missing and all(0 <= start < end <= blocks for start, end in error.missing)
         return
@@ -263,4 +263,4 @@ def test_a_repaired_route_keeps_the_survivors_and_fills_the_gaps(held: list[tupl
     assert len({hop.peer for hop in mended}) == len(mended) and not dead & {hop.peer for hop in mended}
     by_key = {server.key: server for server in servers}
     assert all(by_key[hop.peer].start <= hop.start and hop.end <= by_key[hop.peer].end for hop in mended)
-    assert repair(servers, blocks, query, route) == route
+    assert plan(servers, blocks, query, route) == route
