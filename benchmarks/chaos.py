@@ -39,6 +39,7 @@ from tests.e2e.programs import Program, Swarm
 
 PROMPT_TOKENS = 16
 DOWN = 2.0  # s that a server of the grid stays out of reach
+BACK = 1.0  # s after which a server that was out of reach counts as one that can replace another
 STOPPED = (1.0, 15.0)  # s, shortest and longest stop
 
 
@@ -332,31 +333,34 @@ def grid(
 
     A failure breaks every connection of a server and keeps it out of reach for 2 s: to everybody else a crash. The
     process stays, because starting it again would take the cores of this machine from the servers that are measured.
+    As in the paper there is always a server to replace the failed one: a failure that would take the last of a span
+    comes when another one is back.
     """
     chance = random.Random(seed)
     with clear_errors(), ExitStack() as resources:
         swarm, found, info = resources.enter_context(started(model))
         threads = str(psutil.cpu_count(logical=False) or 1)
         members = Members(swarm, found.path, found.name, ("--threads", threads, "--dtype", "float32"))
-        proxies: dict[str, Proxy] = {}
+        proxies: dict[str, dict[str, Proxy]] = {}  # by span, then by the server's name
         for span in split_evenly(info.blocks, spans):
             for replica in range(replicas):
                 name = f"{span}-{replica}"
-                proxies[name] = resources.enter_context(Proxy())
-                members.start(name, span, "--bind", "127.0.0.1:0", "--advertise", f"127.0.0.1:{proxies[name].port}")
-        for name, program in members.programs.items():
-            line = program.wait_line("ready:")
-            say(line)
-            proxies[name].target = listening_port(program)
+                proxy = resources.enter_context(Proxy())
+                proxies.setdefault(str(span), {})[name] = proxy
+                members.start(name, span, "--bind", "127.0.0.1:0", "--advertise", f"127.0.0.1:{proxy.port}")
+        for span_proxies in proxies.values():
+            for name, proxy in span_proxies.items():
+                say(members.programs[name].wait_line("ready:"))
+                proxy.target = listening_port(members.programs[name])
         client = resources.enter_context(SwarmClient(swarm.token))
-        names = {server.key: server.name for server in client.models()[0].servers}
+        fleet = Fleet({server.key: server.name for server in client.models()[0].servers}, proxies)
         (prompt,) = prompts(1, info.vocab_size)
         rows = []
         for length in map(int, lengths.split(",")):
             wanted: list[int] | None = None
             for rate in map(float, rates.split(",")):
                 for _ in range(runs):
-                    row = generate(client, found.name, prompt, length, rate, proxies, names, chance)
+                    row = generate(client, found.name, prompt, length, rate, fleet, chance)
                     wanted = wanted or row.pop("ids")
                     row["same"] = row.pop("ids", wanted) == wanted
                     say(str(row))
@@ -365,6 +369,27 @@ def grid(
     report_grid(rows)
     if json_file:
         json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """
+    Attributes:
+        names: of the servers, by their keys.
+        proxies: by span and name.
+    """
+
+    names: dict[str, str]
+    proxies: dict[str, dict[str, Proxy]]
+
+    def fail(self, key: str) -> bool:
+        """Put a server out of reach unless it is the last one of its span."""
+        name = self.names[key]
+        others = next(proxies for proxies in self.proxies.values() if name in proxies)
+        if not any(proxy.reachable(BACK) for other, proxy in others.items() if other != name):
+            return False
+        others[name].fail(DOWN)
+        return True
 
 
 def listening_port(program: Program) -> int:
@@ -381,21 +406,22 @@ def generate(
     prompt: list[int],
     tokens: int,
     rate: float,
-    proxies: dict[str, Proxy],
-    names: dict[str, str],
+    fleet: Fleet,
     chance: random.Random,
 ) -> dict[str, Any]:
     """One answer, with failures at this rate after each of its tokens."""
     stream = Stream(0, prompt)
     failures, ids = 0, []
+    due: Counter[int] = Counter()  # failures that are to come, by hop
     started = time.monotonic()
     for token in stream.tokens(client, model, tokens):
         ids.append(token)
-        for hop in stream.session.route if stream.session else ():
-            if chance.random() < rate:
+        for number, hop in enumerate(stream.session.route if stream.session else ()):
+            due[number] += chance.random() < rate
+            if due[number] and fleet.fail(hop.peer):
+                due[number] -= 1
                 failures += 1
                 stream.happened("failed", hop.peer)
-                proxies[names[hop.peer]].fail(DOWN)
     seconds = time.monotonic() - started
     recoveries = [recovery.seconds for recovery in stream.recoveries]
     return {

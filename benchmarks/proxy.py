@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any, Self
 
@@ -37,25 +38,29 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
+    def reachable(self, seconds: float = 0.0) -> bool:
+        """Whether it passes on what comes, and has for so long."""
+        return time.monotonic() - self._down_until >= seconds
+
     def fail(self, seconds: float) -> None:
         """Break every connection, and refuse new ones for a while."""
-        self._loop.call_soon_threadsafe(self._break, seconds)
+        self._down_until = time.monotonic() + seconds
+        self._loop.call_soon_threadsafe(self._break)
 
     def _call(self, coroutine: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _break(self, seconds: float) -> None:
-        self._down_until = self._loop.time() + seconds
+    def _break(self) -> None:
         for writer in self._open:
             writer.transport.abort()
 
     async def _close(self) -> None:
         self._server.close()
-        self._break(0)
+        self._break()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._loop.time() < self._down_until:
+        if not self.reachable():
             writer.transport.abort()
             return
         try:

@@ -13,7 +13,7 @@ from openai_api.gateway import Gateway
 from openai_api.keys import is_loopback
 from openai_api.room import AT_ONCE, PATIENCE, WAITING, Room
 from openai_api.serving import HttpServer, listen, url_of
-from swarm import AsyncSwarmClient, SwarmError, join
+from swarm import AsyncSwarmClient, Expelled, SwarmError, join
 from swarm.cli import from_file, join_option, patience_option, private_option, verbose_option
 from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
 
@@ -79,13 +79,20 @@ async def _serve(
     async with client:
         gateway = Gateway(client)
         app = create_app(gateway, api_key=key, closing=closing, room=room)
-        server = HttpServer(app, stop, closing, on_ready=lambda: announce(f"ready: {url_of(host, listener)}"))
+        server = HttpServer(
+            app,
+            lambda: stop.is_set() or client.expelled,
+            closing,
+            on_ready=lambda: announce(f"ready: {url_of(host, listener)}"),
+        )
         stop.abrupt = False
         prefetching = asyncio.create_task(gateway.prefetch())
         try:
             await server.serve(sockets=[listener])
         finally:
             prefetching.cancel()
+        if client.expelled:
+            raise Expelled
 
 
 def main() -> None:

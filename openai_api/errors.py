@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
+from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -131,6 +131,8 @@ def from_swarm(error: SwarmError, request_id: str) -> ApiError:
             return ApiError(429, message, kind="rate_limit_error", code="overloaded", headers=headers)
         case Unavailable():
             return ApiError(503, message, kind=SERVER, code="model_incomplete", headers={"Retry-After": "5"})
+        case Expelled():
+            return ApiError(503, message, kind=SERVER, code="expelled")
         case SessionFailed():
             return ApiError(502, message, kind=SERVER, code="session_failed")
         case _:

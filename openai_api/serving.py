@@ -6,7 +6,6 @@ import asyncio
 import errno
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -62,13 +61,13 @@ def url_of(host: str, listener: socket.socket) -> str:
 class HttpServer(uvicorn.Server):
     """
     Args:
-        stop: ends the server once it is set, from any thread or signal handler.
-        closing: set in the server's event loop at that time, so that open answers end.
+        over: tells whether the server should end.
+        closing: set in the server's event loop then, so that open answers end.
         on_ready: called when requests are taken.
     """
 
     def __init__(
-        self, app: ASGIApp, stop: threading.Event, closing: asyncio.Event, on_ready: Callable[[], None]
+        self, app: ASGIApp, over: Callable[[], bool], closing: asyncio.Event, on_ready: Callable[[], None]
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -83,7 +82,7 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=FAREWELL,
             )
         )
-        self._stop = stop
+        self._over = over
         self._closing = closing
         self._on_ready = on_ready
 
@@ -92,7 +91,7 @@ class HttpServer(uvicorn.Server):
         self._on_ready()
 
     async def on_tick(self, counter: int) -> bool:
-        if self._stop.is_set():
+        if self._over():
             self._closing.set()
             self.should_exit = True
         return await super().on_tick(counter)

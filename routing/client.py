@@ -155,6 +155,12 @@ class DirectoryClient:
         """Whether `key` was a member's; for the `Dialer` of a server, whose own view may lag behind a newcomer."""
         return key in self._view.expelled
 
+    @property
+    def banished(self) -> DirectoryError | None:
+        """What a directory said that has expelled this peer itself; nobody in the swarm deals with it any longer."""
+        denied = [membership.denied for membership in list(self._memberships.values())]
+        return next((error for error in denied if error is not None and error.code == "expelled"), None)
+
     def wait_for(self, predicate: Callable[[View], bool], timeout: float) -> View:
         """The first view, now or later, of which `predicate` is true.
 

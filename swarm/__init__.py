@@ -9,7 +9,7 @@ with SwarmClient(join="swarm1:...") as client:
 from swarm.actions import Notice
 from swarm.aio import AsyncClientSession, AsyncSwarmClient
 from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
-from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
+from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
 from swarm.sampling import Sampling
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "AsyncSwarmClient",
     "BadRequest",
     "ClientSession",
+    "Expelled",
     "Notice",
     "Overloaded",
     "Sampling",

@@ -164,7 +164,7 @@ def peers(admin_key: str | None, as_json: bool) -> None:
                 entry["name"],
                 entry["id"],
                 entry["role"],
-                _ago(entry["seen"], now),
+                "see swarm status" if entry["role"] == "directory" else _ago(entry["seen"], now),
                 _day(entry["enrolled"]),
                 entry["token"],
             )

@@ -113,6 +113,11 @@ class Base:
         """What the directories say of the swarm now."""
         return self._directory.view
 
+    @property
+    def expelled(self) -> bool:
+        """Whether the swarm has closed its doors to this peer; every request fails then."""
+        return self._directory.banished is not None
+
     def models(self) -> list[ServedModel]:
         """What the swarm serves, by name."""
         by_name: dict[str, list[wire.Server]] = {}
@@ -330,6 +335,7 @@ class ClientSession:
 
         Raises:
             Unavailable: no hop of the route has a second server.
+            Overloaded: those that there are have no room.
             BadRequest: there is no answer with log-probabilities.
         """
         if not self._answer or any(token.logprob is None for token in self._answer):
@@ -338,19 +344,23 @@ class ClientSession:
         begin = secrets.randbelow(max(len(self._answer) - window, 0) + 1)
         compared = self._answer[begin : begin + window]
         start, end = compared[0].position, compared[-1].position + 1
-        problem: SwarmError = Unavailable("the route is not known any longer")
+        problem: SwarmError = Unavailable(
+            "the answer cannot be verified: there is no second server for any part of its route"
+        )
         for hop in secrets.SystemRandom().sample(route, len(route)):
             others = [other for other in route if other is not hop]
             check = ClientSession(self._driver, self.model, end, others, frozenset({hop.peer}))
             with check:
                 try:
                     logits = check.step(self._ids[: end - 1], outputs=len(compared))
-                except (Overloaded, Unavailable) as error:
+                except Overloaded as error:
                     problem = error
+                    continue
+                except Unavailable:
                     continue
             logprobs = [token.logprob or 0.0 for token in compared]
             return compare(logits, self._ids[:end], start, logprobs, self._sampling, first, hop)
-        raise Unavailable(f"no hop of the route can be checked against a second server: {problem}")
+        raise problem
 
     def step(self, input_ids: Sequence[int], output: Output = "logits", outputs: int | None = None) -> Array:
         """Compute `input_ids` at `position` and move it behind them.

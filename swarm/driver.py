@@ -27,7 +27,7 @@ from routing.links import Connected, Context, Dialer, Lost, Received, Socket
 from routing.routes import Bans, NoRoute, Query, plan
 from routing.security import Identity
 from swarm.actions import Action, Ban, Done, Emit, Plan, Praise, Send
-from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable
 from swarm.sampling import Sampling
 from swarm.session import Session
 
@@ -279,6 +279,8 @@ class Driver:
 
     def _plan(self, session: Session, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
         now = self._clock()
+        if self._directory.banished:
+            return session.no_route(Expelled(), now)
         servers = {server.key: server for server in self._directory.view.serving(session.model)}
         for key, instance in list(self._banned.items()):
             if key in servers and servers[key].instance != instance:  # it was started anew

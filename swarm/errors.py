@@ -39,5 +39,12 @@ class SessionFailed(SwarmError):
     """The swarm could not finish the session."""
 
 
+class Expelled(SwarmError):
+    """This peer is not a member of the swarm any longer."""
+
+    def __init__(self) -> None:
+        super().__init__("this machine was expelled from the swarm: ask who runs it for a new join token")
+
+
 class UnknownModel(SwarmError):
     """No server of the swarm offers a model by that name."""

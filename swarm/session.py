@@ -22,7 +22,7 @@ from routing import wire
 from routing.links import LossReason
 from swarm import replay
 from swarm.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
-from swarm.errors import BadRequest, Overloaded, SessionFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable
 from swarm.pulse import Probe, Pulse, Silent, Stalled
 from swarm.sampling import Sampling, looks_back
 
@@ -217,8 +217,8 @@ class Session:
             error = Overloaded(f"every server that could take the session is full: {self._trouble}", 1.0)
         hopeful = self._started or self._failures  # it worked, or the directory said that it would
         limit = self.busy_patience if full else self.patience if hopeful else 0.0
-        if waited >= limit or isinstance(error, BadRequest):
-            if self._trouble and not full:
+        if waited >= limit or isinstance(error, BadRequest | Expelled):
+            if self._trouble and isinstance(error, Unavailable):
                 error = Unavailable(f"{error} (last failure: {self._trouble})", getattr(error, "missing", ()))
             return self._give_up(error)
         self.phase = Phase.WAITING

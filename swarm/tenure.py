@@ -11,6 +11,7 @@ import msgspec
 from backends import Span
 from routing import wire
 from routing.client import DirectoryClient
+from swarm.errors import Expelled
 from swarm.moves import Moves, Step
 from swarm.server import Server
 
@@ -59,7 +60,13 @@ class Tenure(threading.Event):
         return self._stop.is_set() or self.target is not None
 
     def report(self, free: int, sessions: int) -> None:
-        """Called by the server's loop about once a second."""
+        """Called by the server's loop about once a second.
+
+        Raises:
+            Expelled: there is no swarm to serve any longer.
+        """
+        if self._directory.banished:
+            raise Expelled
         if self._loop is None:
             return
         if self._moves is not None and not self.is_set():

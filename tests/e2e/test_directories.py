@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm import ClientSession, SwarmClient, SwarmError
+from swarm import ClientSession, Expelled, SwarmClient, SwarmError
 from tests.e2e.programs import Program, Swarm
 from tests.families import make_model, reference_tokens
 
@@ -78,13 +78,16 @@ def test_a_server_that_is_expelled_mid_stream_is_replaced_and_stays_out(llama: P
                     assert said.startswith(f"expelled {name} (") and "swarm token revoke" in said
             assert tokens == reference_tokens(llama, IDS, 200)
             assert all(server.name != name for model in client.models() for server in model.servers)
-        assert "expelled from the swarm" in bad.wait_line(r".*expelled from the swarm", "err")
+        assert bad.wait_exit() == 1
+        assert "Error: this machine was expelled from the swarm" in bad.errors
         assert name not in {entry["name"] for entry in json.loads(told(swarm, "peers", "--json"))}
 
 
-def test_the_session_of_an_expelled_client_ends_and_its_room_is_free(llama: Path, home: Path) -> None:
+def test_what_belongs_to_an_expelled_client_or_gateway_ends_and_its_room_is_free(llama: Path, home: Path) -> None:
     with Swarm(home) as swarm:
         swarm.serve(llama, "0:3", "3:6")
+        gateway = swarm.start("swarm-gateway", "--port", "0")
+        gateway.wait_line("ready:")
         with SwarmClient(swarm.token, name="watcher") as watcher, SwarmClient(swarm.token) as client:
             watch = watcher._directory.wait_for
             with client.session("llama", 300) as session:
@@ -92,5 +95,10 @@ def test_the_session_of_an_expelled_client_ends_and_its_room_is_free(llama: Path
                 watch(lambda view: all(server.sessions == 1 for server in view.servers.values()), 60)
                 told(swarm, "expel", "client-1")
                 watch(lambda view: all(s.sessions == 0 and s.kv_free == s.kv_tokens for s in view.servers.values()), 60)
+                with pytest.raises(Expelled, match="ask who runs it for a new join token"):
+                    session.step(IDS)
+            told(swarm, "expel", "gateway-1")
+            assert gateway.wait_exit() == 1
+            assert "Error: this machine was expelled from the swarm" in gateway.errors
         with pytest.raises(SwarmError, match="it was expelled from the swarm"):
             SwarmClient(swarm.token)

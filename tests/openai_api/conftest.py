@@ -27,7 +27,7 @@ def serving(engine: Any, **options: Any) -> Iterator[str]:
     async def serve() -> None:
         closing = asyncio.Event()
         app = create_app(Gateway(engine), closing=closing, **options)
-        await HttpServer(app, stop, closing, ready.set).serve(sockets=[listener])
+        await HttpServer(app, stop.is_set, closing, ready.set).serve(sockets=[listener])
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     with listener:

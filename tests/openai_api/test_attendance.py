@@ -74,7 +74,7 @@ def test_stopping_the_gateway_ends_open_streams_with_an_error(engine: WholeModel
         async def serve() -> None:
             closing = asyncio.Event()
             app = create_app(Gateway(engine), closing=closing)
-            await HttpServer(app, stop, closing, ready.set).serve(sockets=[listener])
+            await HttpServer(app, stop.is_set, closing, ready.set).serve(sockets=[listener])
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()))
         thread.start()
