@@ -22,7 +22,7 @@ from routing import wire
 from routing.addresses import MOST
 from routing.links import Connected, Context, Dialer, LinkEvent, Lost, Received, split_address
 from routing.relay import JOINED, Preamble, relay_address
-from routing.security import Identity
+from routing.security import Identity, short_id
 from routing.splice import Background, close, connect, splice
 
 log = logging.getLogger(__name__)
@@ -128,13 +128,13 @@ class Agent:
                     addresses = (relay_address(address, self._key) for address in known.addresses[:OF_EACH])
                     self._registered[router] = tuple(addresses)
             case Received(router, wire.Refused() as refused):
-                log.warning("router %s: %s", router[:8], refused.reason)
+                log.warning("router %s: %s", short_id(router), refused.reason)
                 self._registered.pop(router, None)
             case Received(router, wire.Caller(ticket)):
                 self._answer(self._dialer.address(router), ticket)
             case Lost(router, reason):
                 if self._forget(router):
-                    log.info("lost router %s: %s", router[:8], reason)
+                    log.info("lost router %s: %s", short_id(router), reason)
 
     def _register(self, router: str) -> None:
         self._renew_at[router] = self._clock() + RENEW

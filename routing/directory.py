@@ -35,8 +35,7 @@ from routing.ledger import Ledger
 from routing.limits import RateLimit
 from routing.links import Context, LinkError, Listener, Received
 from routing.registry import Events, Refusal, Registry
-from routing.roster import short_id
-from routing.security import Gate, Identity, JoinToken, SecurityError, Whereabouts
+from routing.security import Gate, Identity, JoinToken, SecurityError, Whereabouts, short_id
 from routing.view import only_figures_differ
 
 __all__ = ["Directory", "DirectoryError", "reachable"]
@@ -240,14 +239,14 @@ class Directory:
         request = getattr(message, "request", 0)
         try:
             if wait := self._limit.spend(peer, COSTS.get(type(message), 1.0)):
-                log.debug("%s asks too often", peer[:8])
+                log.debug("%s asks too often", short_id(peer))
                 self._listener.send(
                     route, wire.Refused("busy", "too many requests: wait", request=request, retry_after=wait)
                 )
                 return
             events, answer = self._answer(received, request)
         except Refusal as refusal:
-            log.info("refused %s of %s: %s", type(message).__name__, peer[:8], refusal.reason)
+            log.info("refused %s of %s: %s", type(message).__name__, short_id(peer), refusal.reason)
             self._listener.send(
                 route, wire.Refused(refusal.code, refusal.reason, request=request, retry_after=refusal.retry_after)
             )
@@ -297,7 +296,12 @@ class Directory:
         events = self._registry.announce(peer, server, ttl, now)
         if known is None:
             log.info(
-                "server %s (%s) has blocks %d:%d of %s", peer[:8], server.name, server.start, server.end, server.model
+                "server %s (%s) has blocks %d:%d of %s",
+                short_id(peer),
+                server.name,
+                server.start,
+                server.end,
+                server.model,
             )
         elif events and only_figures_differ(known, server):
             self._feed.publish_later(wire.Updated(server))
@@ -319,7 +323,7 @@ class Directory:
                 log.error("cannot save the members: %s", error)
                 reason = f"the directory cannot save its members ({error.strerror or error})"
                 raise Refusal("full", f"{reason}: make room on its disk") from error
-            log.info("enrolled %s as %s", message.key[:8], message.name or "a peer")
+            log.info("enrolled %s as %s", short_id(message.key), message.name or "a peer")
         self._enrolled[route] = message.key
         if len(self._enrolled) > ENROLLED:
             self._enrolled.popitem(last=False)
@@ -329,9 +333,9 @@ class Directory:
         for event in events:
             match event:
                 case wire.Gone(key, reason):
-                    log.info("%s is gone: %s", key[:8], reason)
+                    log.info("%s is gone: %s", short_id(key), reason)
                 case wire.Expelled(key):
-                    log.info("expelled %s", key[:8])
+                    log.info("expelled %s", short_id(key))
                     self._seen.pop(key, None)
                     if key in self._colleagues:
                         self._colleagues.pop(key).close()

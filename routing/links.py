@@ -24,7 +24,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from routing import wire
 from routing.relay import is_relayed, parse_address
-from routing.security import ZAP_DOMAIN, Identity
+from routing.security import ZAP_DOMAIN, Identity, short_id
 from routing.tunnel import Tunnel, Tunnels
 
 log = logging.getLogger(__name__)
@@ -155,13 +155,13 @@ class Listener:
             if self._admits is not None and not self._admits(peer):
                 if frames[0].bytes not in self._ended:
                     self._ended.append(frames[0].bytes)
-                    log.info("ended a connection of %s, which is not admitted any longer", peer[:8])
+                    log.info("ended a connection of %s, which is not admitted any longer", short_id(peer))
                     _cut(frames[0])
                 continue
             try:
                 message, array = wire.decode([frame.buffer for frame in frames[1:]])
             except wire.WireError as error:
-                log.warning("dropped what %s sent: %s", peer[:8], error)
+                log.warning("dropped what %s sent: %s", short_id(peer), error)
                 self._on_noise(peer)
                 continue
             return Received(peer, message, array, frames[0].bytes)
@@ -407,7 +407,7 @@ class Dialer:
                 try:
                     message, array = wire.decode([frame.buffer for frame in frames])
                 except wire.WireError as error:
-                    log.warning("dropped what %s sent: %s", peer[:8], error)
+                    log.warning("dropped what %s sent: %s", short_id(peer), error)
                     continue
                 yield Received(peer, message, array)
             while self._links.get(peer) is link and link.monitor.poll(0):

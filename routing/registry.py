@@ -18,7 +18,8 @@ from routing import wire
 from routing.addresses import is_dialable
 from routing.assign import choose_span, throughputs
 from routing.relay import is_relayed
-from routing.roster import Roster, short_id
+from routing.roster import Roster
+from routing.security import short_id
 from routing.view import View, apply
 
 MAX_MEMBERS = 10_000

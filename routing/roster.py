@@ -17,13 +17,9 @@ from typing import TypeVar
 import msgspec
 
 from routing import wire
+from routing.security import short_id
 
 Record = TypeVar("Record", wire.Member, wire.Site, wire.Enrolment, wire.Expulsion)
-
-
-def short_id(key: str) -> str:
-    """What people call a peer or a join token: eight hexadecimal digits that follow from its public key."""
-    return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

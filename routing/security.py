@@ -32,6 +32,11 @@ class SecurityError(Exception):
     """A key file or a join token that cannot be used. The text is for the user."""
 
 
+def short_id(key: str) -> str:
+    """What people call a peer or a join token: eight hexadecimal digits that follow from its public key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class Identity:
     """A CURVE key pair in Z85. `public` names the peer; `secret` is never shown."""

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from routing import wire
 from routing.admin import Administrator, Records
-from routing.roster import Roster, short_id
-from routing.security import TOKEN_PREFIX, AdminKey, Identity, JoinToken
+from routing.roster import Roster
+from routing.security import TOKEN_PREFIX, AdminKey, Identity, JoinToken, short_id
 from swarm import home
 from swarm.errors import SwarmError
 from swarm.process import clear_errors

@@ -12,6 +12,7 @@ import zmq
 from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Lost
+from routing.security import short_id
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Neighbours:
         try:
             self._dialer.dial(hop.peer, hop.addresses)
         except (zmq.ZMQError, ValueError) as error:
-            log.warning("cannot dial %s: %s", hop.peer[:8], error)
+            log.warning("cannot dial %s: %s", short_id(hop.peer), error)
             self._down_since.pop(hop.peer, None)
             return False
         return True

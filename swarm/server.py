@@ -19,6 +19,7 @@ from backends import BackendError, Stage
 from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
+from routing.security import short_id
 from swarm import neighbours
 from swarm.files import Files
 from swarm.limits import Messages
@@ -166,10 +167,10 @@ class Server:
             case wire.ListFiles() | wire.ReadFile() as message:
                 self._listener.send(received.route, *self._files.answer(message))
             case other:
-                log.warning("%s sent a %s, which is not for servers", received.peer[:8], type(other).__name__)
+                log.warning("%s sent a %s, which is not for servers", short_id(received.peer), type(other).__name__)
 
     def _refuse_too_many(self, received: Received, wait: float) -> None:
-        log.warning("%s says too much", received.peer[:8])
+        log.warning("%s says too much", short_id(received.peer))
         self._useless(received.peer)
         message = received.message
         if isinstance(message, wire.Open | wire.ListFiles | wire.ReadFile):
@@ -225,7 +226,9 @@ class Server:
         """Whether the work waits to be computed now; its sender is given credit when it does not wait any longer."""
         seat = self._seats.get(message.session)
         if seat is None or not seat.may_forward(sender):
-            log.debug("dropped work for session %s from %s: not seated here for it", message.session[:8], sender[:8])
+            log.debug(
+                "dropped work for session %s from %s: not seated here for it", message.session[:8], short_id(sender)
+            )
             return False
         if message.epoch != seat.epoch or seat.failed:
             return False
@@ -274,7 +277,7 @@ class Server:
     def _on_link(self, event: Received | Connected | Lost) -> None:
         match event:
             case Received(peer, wire.Failed() | wire.Refused() as message):
-                log.warning("%s says: %s", peer[:8], message.reason)
+                log.warning("%s says: %s", short_id(peer), message.reason)
             case Received(peer, wire.Credit(size)):
                 self._neighbours.credited(peer, size)
             case Received():

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from routing import wire
 from routing.registry import MAX_BLOCKS, MAX_TTL, Refusal, Registry
-from routing.roster import Roster, short_id
-from routing.security import Identity
+from routing.roster import Roster
+from routing.security import Identity, short_id
 from routing.view import View, apply
 from tests.routing.material import KEYS, server
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing import wire
-from routing.roster import Roster, short_id
-from routing.security import Identity
+from routing.roster import Roster
+from routing.security import Identity, short_id
 from tests.routing.material import KEYS
 
 TOKEN = Identity.create().public

@@ -14,8 +14,7 @@ from click.testing import CliRunner, Result
 
 from routing.client import DirectoryClient, DirectoryError
 from routing.directory import Directory
-from routing.roster import short_id
-from routing.security import AdminKey, Identity, JoinToken
+from routing.security import AdminKey, Identity, JoinToken, short_id
 from swarm.cli import cli
 from tests.routing.material import PATIENCE, running
 
