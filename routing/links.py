@@ -224,6 +224,7 @@ class _Link:
         self.refused = False  # by somebody who may not be the peer
         self.denied = False  # by the peer itself
         self.redial_at: float | None = None
+        self.resting = False  # libzmq waits before it tries again
         self.waiting: deque[list[bytes | memoryview]] = deque()  # sent before the connection was made
         self._tunnels = tunnels
         self._tunnel: Tunnel | None = None
@@ -255,6 +256,7 @@ class _Link:
 
     def _connect(self, address: str) -> None:
         self.address = address
+        self.resting = False
         way = parse_address(address)
         direct = sum(not is_relayed(other) for other in self.addresses)
         shared = CONNECT_TIMEOUT // direct if 0 < direct < len(self.addresses) else CONNECT_TIMEOUT
@@ -359,6 +361,8 @@ class Dialer:
         if link is not None:
             if link.addresses != addresses:
                 link.readdress(addresses)
+            elif link.resting:  # it is wanted now, and may have come back meanwhile
+                link.redial()
             return
         relayed_first = self._clock() < self._relayed_until.get(peer, 0.0)
         link = _Link(self._context, self._identity, peer, addresses, self._tunnels, relayed_first)
@@ -447,6 +451,7 @@ class Dialer:
         if event == zmq.EVENT_CONNECT_RETRIED and not link.up:
             refused, link.refused = link.refused and link.joined, False
             link.redial_at = None
+            link.resting = True
             if len(link.addresses) > 1 or link.address not in link.addresses:
                 link.redial()
             return Lost(peer, "refused", impostor=True) if refused else Lost(peer, "unreachable")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import zmq
@@ -172,7 +173,7 @@ class Driver:
                 self._on_link(event)
             now = self._clock()
             for session, _ in list(self._sessions.values()):
-                self._carry_out(session, session.tick(now))
+                self._drive(session, partial(session.tick, now))
             for request, waiting in list(self._calls.items()):
                 if now >= waiting.deadline:
                     del self._calls[request]
@@ -242,12 +243,23 @@ class Driver:
                     del self._calls[message.request]  # type: ignore[union-attr]
                     waiting.future.set_result((message, array))
                 elif (known := self._sessions.get(getattr(message, "session", ""))) is not None:
-                    self._carry_out(known[0], known[0].received(peer, message, array, self._clock()))
+                    self._drive(known[0], partial(known[0].received, peer, message, array, self._clock()))
             case Lost(peer, reason):
                 for session, _ in list(self._sessions.values()):
-                    self._carry_out(session, session.lost(peer, reason, self._clock()))
+                    self._drive(session, partial(session.lost, peer, reason, self._clock()))
                 if reason == "closed":
                     self._fail_calls(peer)
+
+    def _drive(self, session: Session, happen: Callable[[], list[Action]]) -> None:
+        """What somebody else has caused: an error in it is the end of one session, not of all."""
+        try:
+            self._carry_out(session, happen())
+        except Exception:
+            log.exception("session %s failed", session.id[:8])
+            self._deliver(session, Done(SessionFailed("the client failed; its log says where")))
+            self._sessions.pop(session.id, None)
+            with suppress(Exception):
+                self._carry_out(session, session.close())
 
     def _carry_out(self, session: Session, actions: list[Action]) -> None:
         queue = deque(actions)

@@ -1,11 +1,12 @@
 """From logits to a token, without state.
 
-The random number for a position comes from `(seed, position)` alone, so any tail that is given the same logits picks
-the same token, whatever happened before on whichever server.
+The random numbers of a position come from `(seed, position)` alone, so any tail that is given the same logits picks the
+same token, whatever happened before on whichever server; and nearly always the same one where logits nearly are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,10 @@ import numpy.typing as npt
 
 from routing.wire import Sampling
 
-__all__ = ["GREEDY", "Pick", "Sampling", "looks_back", "pick", "uniform"]
+__all__ = ["GREEDY", "Pick", "Sampling", "gumbel", "looks_back", "pick"]
 
 Floats = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.intp]
 GREEDY = Sampling()
 # Sorting a whole vocabulary to find a nucleus costs 10 ms at 150,000 tokens; the nucleus is nearly always inside the
 # likeliest few thousand, and where it is not the whole vocabulary is sorted.
@@ -38,9 +40,14 @@ def looks_back(sampling: Sampling) -> bool:
     return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
 
 
-def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1) that belongs to a position (Philox, a counter-based generator: Salmon et al., SC 2011)."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+def gumbel(seed: int, position: int, tokens: Tokens) -> npt.NDArray[np.float64]:
+    """The numbers of the standard Gumbel distribution that belong to these token ids at a position.
+
+    From the raw numbers of Philox, a counter-based generator (Salmon et al., SC 2011), the same in every NumPy.
+    """
+    raw = np.random.Philox(key=seed, counter=position << 64).random_raw(int(tokens.max()) // 2 + 1)
+    halves = raw.astype("<u8", copy=False).view("<u4")[tokens]
+    return -np.log(-np.log((halves + 0.5) * 2.0**-32))
 
 
 def pick(
@@ -87,31 +94,36 @@ def _penalised(logits: Floats, sampling: Sampling, history: Sequence[int], promp
 
 
 def _draw(scores: Floats, sampling: Sampling, position: int) -> int:
+    """The Gumbel-max trick: the largest of the scores, each with a number of its own, is a draw from their softmax.
+
+    Servers compute logits that differ in the last bits. That moves every boundary of a cumulative distribution, so a
+    draw by its inverse would often come out differently; which perturbed score is the largest seldom changes.
+    """
     # The largest is 0, so a temperature next to 0 makes nothing infinite but what is impossible anyway.
     with np.errstate(over="ignore"):
         scaled = (scores.astype(np.float64) - float(scores.max())) / sampling.temperature
-    if sampling.top_k and sampling.top_k < len(scaled):
-        order = _largest(scaled, sampling.top_k)
-    elif sampling.top_p < 1:
-        order = _largest(scaled, min(_SHORTLIST, len(scaled)))
-    else:
-        order = np.arange(len(scaled))
-    weights = np.exp(scaled[order] - scaled.max())
+    kept = _largest(scaled, sampling.top_k) if sampling.top_k else np.arange(len(scaled))
     if sampling.top_p < 1:
-        everything = weights.sum() if sampling.top_k else np.exp(scaled - scaled.max()).sum()
-        if weights.sum() < sampling.top_p * everything:
-            order = _largest(scaled, len(scaled))
-            weights = np.exp(scaled[order] - scaled.max())
-        # The smallest set whose mass reaches top_p: a token stays if the mass before it does not reach it yet.
-        weights = np.where(np.cumsum(weights) - weights < sampling.top_p * everything, weights, 0.0)
+        kept = _nucleus(scaled, kept, sampling.top_p)
     if sampling.min_p > 0:
-        weights = np.where(weights >= sampling.min_p * weights.max(), weights, 0.0)
-    cumulative = np.cumsum(weights)
-    drawn = np.searchsorted(cumulative, uniform(sampling.seed, position) * cumulative[-1], side="right")
-    return int(order[min(int(drawn), int(np.flatnonzero(weights)[-1]))])
+        kept = kept[scaled[kept] >= math.log(sampling.min_p)]
+    return int(kept[(scaled[kept] + gumbel(sampling.seed, position, kept)).argmax()])
 
 
-def _largest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
+def _nucleus(scaled: npt.NDArray[np.float64], kept: Tokens, top_p: float) -> Tokens:
+    """The smallest set of the likeliest of `kept` whose mass reaches `top_p` of theirs."""
+    everything = np.exp(scaled[kept]).sum()
+    for count in (_SHORTLIST, len(kept)):
+        likeliest: Tokens = kept[_largest(scaled[kept], count)]
+        weights = np.exp(scaled[likeliest])
+        if count >= len(kept) or weights.sum() >= top_p * everything:
+            break
+    # A token stays if the mass before it does not reach top_p yet.
+    before: npt.NDArray[np.float64] = np.cumsum(weights) - weights
+    return likeliest[: int(np.searchsorted(before, top_p * everything))]
+
+
+def _largest(values: npt.NDArray[np.floating], count: int) -> Tokens:
     """Indices of the `count` largest values, largest first; equal values by index."""
     count = min(count, len(values))
     if count == 0:

@@ -23,6 +23,8 @@ from routing.links import LossReason
 from swarm import replay
 from swarm.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable
+from swarm.goals import Generate, Step
+from swarm.logs import printable
 from swarm.pulse import Probe, Pulse, Silent, Stalled
 from swarm.sampling import Sampling, looks_back
 
@@ -42,21 +44,6 @@ class Phase(Enum):
     WAITING = "waiting"  # for a route to appear
     OPENING = "opening"
     RUNNING = "running"
-
-
-@dataclass(frozen=True)
-class Generate:
-    prompt_length: int
-    end: int
-    sampling: Sampling
-
-
-@dataclass(frozen=True)
-class Step:
-    position: int
-    ids: tuple[int, ...]
-    output: Output
-    outputs: int
 
 
 @dataclass
@@ -245,9 +232,9 @@ class Session:
             case wire.Failed():
                 self._forget_route()
             case wire.Token() if self.phase is Phase.RUNNING and peer == self.route[-1].peer:
-                return self._on_token(message, now)
-            case wire.Result() if self.phase is Phase.RUNNING and peer == self.route[-1].peer and array is not None:
-                return self._on_result(message, array, now)
+                return self._on_token(peer, message, now)
+            case wire.Result() if self.phase is Phase.RUNNING and peer == self.route[-1].peer:
+                return self._on_result(peer, message, array, now)
         return []
 
     def lost(self, peer: str, reason: LossReason, now: float) -> list[Action]:
@@ -353,12 +340,17 @@ class Session:
         if isinstance(goal, Generate) and hop == len(self.route) - 1:
             history = tuple(self.ids) if looks_back(goal.sampling) else ()
             generation = wire.Generation(goal.prompt_length, goal.end, goal.sampling, history)
-        # The first position whose output is wanted must be computed, whatever is cached.
-        wanted = goal.position if isinstance(goal, Step) else max(len(self.ids) - 1, 0)
-        keep = min(self._valid, wanted) if self.route[hop].peer in self._holders else 0
+        keep = self._kept(self.route[hop].peer, goal)
         return wire.Open(self.id, self.epoch, self.model, self.route, hop, self.max_length, keep, generation)
 
+    def _kept(self, peer: str, goal: Generate | Step | None) -> int:
+        """The tokens that a server may go on with: the first one whose output is wanted must be computed anew."""
+        wanted = goal.position if isinstance(goal, Step) else max(len(self.ids) - 1, 0)
+        return min(self._valid, wanted) if peer in self._holders else 0
+
     def _on_opened(self, peer: str, message: wire.Opened, now: float) -> list[Action]:
+        if not message.held <= message.position <= self._kept(peer, self._goal):
+            return self._nonsense(peer, "it has more of the sequence than it should", now)
         self._opened[peer] = message
         self._holders[peer] = next(hop for hop in self.route if hop.peer == peer)
         self._started = True
@@ -381,9 +373,11 @@ class Session:
         message = wire.Forward(self.id, self.epoch, starts[0], outputs, output, starts)
         return [Send(self.route[0], message, np.array(self.ids[starts[0] :], np.int32))]
 
-    def _on_token(self, message: wire.Token, now: float) -> list[Action]:
-        if message.position != len(self.ids):
+    def _on_token(self, peer: str, message: wire.Token, now: float) -> list[Action]:
+        if not isinstance(self._goal, Generate) or message.position != len(self.ids):
             return []  # a duplicate
+        if wrong := self._goal.nonsense(message):
+            return self._nonsense(peer, wrong, now)
         self.ids.append(message.token)
         self._valid = len(self.ids)
         self._progress(now)
@@ -392,7 +386,11 @@ class Session:
         self._finish()
         return [Emit(message), Done()]
 
-    def _on_result(self, message: wire.Result, array: Array, now: float) -> list[Action]:
+    def _on_result(self, peer: str, message: wire.Result, array: Array | None, now: float) -> list[Action]:
+        if not isinstance(self._goal, Step) or array is None:
+            return []
+        if wrong := self._goal.nonsense(self._parts, array, message.last):
+            return self._nonsense(peer, wrong, now)
         self._progress(now)
         if len(array):
             self._parts.append(array)
@@ -411,24 +409,29 @@ class Session:
 
     def _on_refused(self, peer: str, message: wire.Refused, now: float) -> list[Action]:
         if message.code == "too_long":
-            return self._give_up(BadRequest(message.reason))
+            return self._give_up(BadRequest(printable(message.reason)))
         self._avoid[peer] = "busy" if message.code == "too_many" else message.code
         self._gone.add(peer)
-        return self._again(message.reason, now)
+        return self._again(printable(message.reason), now)
 
     def _on_failed(self, peer: str, message: wire.Failed, now: float) -> list[Action]:
+        reason = printable(message.reason)
         match message.code:
             case "bad_input":
-                return self._give_up(BadRequest(message.reason))
+                return self._give_up(BadRequest(reason))
             case "evicted" | "gap":
-                return self._again(message.reason, now, same_route=True)
-            case "lost_hop":
-                return self._recover({message.peer}, message.reason, now)
+                return self._again(reason, now, same_route=True)
+            case "lost_hop" if message.peer in {hop.peer for hop in self.route}:
+                return self._recover({message.peer}, reason, now)
             case "leaving":
-                return self._recover({peer}, message.reason, now, ban=False)
+                return self._recover({peer}, reason, now, ban=False)
             case "compute" if self._failures:
-                return self._give_up(SessionFailed(f"a server could not compute the session: {message.reason}"))
-        return self._recover({peer}, message.reason, now)
+                return self._give_up(SessionFailed(f"a server could not compute the session: {reason}"))
+        return self._recover({peer}, reason, now)
+
+    def _nonsense(self, peer: str, text: str, now: float) -> list[Action]:
+        """An honest server would not have said that."""
+        return self._recover({peer}, f"it answers nonsense: {text}", now)
 
     def _recover(self, peers: set[str], reason: str, now: float, ban: bool = True) -> list[Action]:
         """Go on without these servers."""

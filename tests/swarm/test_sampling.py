@@ -17,9 +17,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from swarm.sampling import Floats, Sampling, pick, uniform
+from swarm.sampling import Floats, Sampling, gumbel, pick
 
-PINNED = [0.303568034307, 0.900268453112, 0.408261825987]  # seed 1, positions 0 to 2
+PINNED = [1.54487764, 2.885020332, -0.419753495]  # seed 1, position 2, tokens 0 to 2
 
 logits_of = arrays(np.float32, st.integers(2, 200), elements=st.floats(-20, 20, width=32))
 
@@ -72,16 +72,30 @@ def test_draws_follow_the_distribution() -> None:
     assert {pick(logits, nucleus, position).token for position in range(2000)} == {0, 1}
 
 
-@given(seed=st.integers(0, 2**63 - 1), position=st.integers(0, 2**31 - 1))
-def test_a_position_has_one_number_for_ever(seed: int, position: int) -> None:
-    assert 0 <= uniform(seed, position) < 1
-    assert uniform(seed, position) == uniform(seed, position)
-    assert uniform(seed, position) != uniform(seed, position + 1)
+@given(
+    seed=st.integers(0, 2**63 - 1), position=st.integers(0, 2**31 - 2), count=st.integers(2, 50), more=st.integers(1, 9)
+)
+def test_a_token_has_one_number_at_a_position_for_ever(seed: int, position: int, count: int, more: int) -> None:
+    few, many = np.arange(count), np.arange(count + more)
+    numbers = gumbel(seed, position, few)
+    assert np.isfinite(numbers).all() and len(set(numbers)) > 1
+    assert np.array_equal(numbers, gumbel(seed, position, many)[:count])  # whatever the vocabulary's size
+    assert not np.array_equal(numbers, gumbel(seed, position + 1, few))
 
 
-def test_the_number_of_a_position_is_part_of_the_protocol() -> None:
+def test_the_numbers_of_a_position_are_part_of_the_protocol() -> None:
     """A server of another version must draw the same; a change here needs a new protocol version."""
-    assert [round(uniform(1, position), 12) for position in range(3)] == PINNED
+    assert gumbel(1, 2, np.arange(3)).round(9).tolist() == PINNED
+
+
+def test_logits_that_differ_in_the_last_bits_give_the_same_tokens() -> None:
+    """Flat distributions over many tokens are the hard case."""
+    random = np.random.default_rng(5)
+    sampling = Sampling(temperature=1.0, seed=11)
+    for position in range(300):
+        logits = random.normal(size=20_000).astype(np.float32)
+        noisy = logits + random.normal(scale=1e-5, size=len(logits)).astype(np.float32)
+        assert pick(logits, sampling, position).token == pick(noisy, sampling, position).token
 
 
 @given(logits=logits_of)
