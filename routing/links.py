@@ -307,7 +307,7 @@ class _Link:
         return True
 
     def connected(self) -> None:
-        self.up, self.refused, self.denied = True, False, False
+        self.up, self.resting, self.refused, self.denied = True, False, False, False
         while self.waiting and self.send(self.waiting[0]):
             self.waiting.popleft()
 
@@ -354,6 +354,8 @@ class Dialer:
     def dial(self, peer: str, addresses: tuple[str, ...]) -> None:
         """Connect to `peer`, trying its addresses in turn; does nothing where that is under way or done.
 
+        A peer that did not answer a moment ago is tried again at once.
+
         Raises:
             zmq.ZMQError: the first address is none; see `routing.addresses.is_dialable`.
         """
@@ -361,11 +363,15 @@ class Dialer:
         if link is not None:
             if link.addresses != addresses:
                 link.readdress(addresses)
-            elif link.resting:  # it is wanted now, and may have come back meanwhile
-                link.redial()
-            return
+            if not link.resting:
+                return
+            # It is wanted now, and may have come back meanwhile. A new socket, because what the old one's monitor has
+            # still to say is not about the new connection.
+            self.hang_up(peer)
         relayed_first = self._clock() < self._relayed_until.get(peer, 0.0)
-        link = _Link(self._context, self._identity, peer, addresses, self._tunnels, relayed_first)
+        known, link = link, _Link(self._context, self._identity, peer, addresses, self._tunnels, relayed_first)
+        if known is not None:
+            link.waiting = known.waiting
         self._links[peer] = link
         self._poller.register(link.socket, zmq.POLLIN)
         self._poller.register(link.monitor, zmq.POLLIN)

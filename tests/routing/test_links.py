@@ -172,6 +172,26 @@ def test_a_lost_peer_is_noticed_and_found_again_without_what_was_sent_before() -
         assert not peer.dialer.send(SERVER.public, wire.Ping(3))
 
 
+def test_a_peer_that_is_wanted_again_is_dialled_anew_and_then_left_alone() -> None:
+    with Peer() as peer:
+        with listening({peer.key}) as listener:
+            port = listener.port
+            dial(peer, listener)
+            peer.next(Connected)
+        while peer.next(Lost).reason != "unreachable":
+            pass
+        with listening({peer.key}, f"127.0.0.1:{port}") as listener:
+            for number in range(3):  # also while the connection is being made, and when it is there
+                dial(peer, listener)
+                assert peer.dialer.send(SERVER.public, wire.Ping(number))
+            peer.next(Connected)
+            for number in range(3, 6):
+                dial(peer, listener)
+                assert peer.dialer.send(SERVER.public, wire.Ping(number))
+            assert [receive(listener).message for _ in range(6)] == [wire.Ping(number) for number in range(6)]
+            assert not any(isinstance(event, Lost) for event in [*peer.unread, *peer.dialer.collect()])
+
+
 def test_whom_the_swarm_has_expelled_is_hung_up_on_and_sent_nothing() -> None:
     expelled: set[str] = set()
     with Peer() as peer:
