@@ -22,6 +22,7 @@ from swarm import __version__, admin, home, join, models
 from swarm import serve as serving
 from swarm.catalogue import CATALOGUE, DEFAULT
 from swarm.client import SwarmClient
+from swarm.doctor import doctor
 from swarm.process import announce, clear_errors, log_to_stderr, stopping
 
 P = ParamSpec("P")
@@ -388,5 +389,6 @@ cli.add_command(directory)
 cli.add_command(server)
 cli.add_command(router)
 cli.add_command(client)
+cli.add_command(doctor)
 for command in admin.commands:
     cli.add_command(command)
