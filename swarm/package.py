@@ -16,7 +16,7 @@ from pathlib import Path
 
 from swarm.catalogue import Package
 from swarm.errors import SwarmError
-from swarm.home import disk_errors, require_space, size
+from swarm.home import disk_errors, in_use, require_space, size
 from swarm.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def move(source: Path, target: Path) -> None:
             return
         except PermissionError:
             if not left:
-                raise
+                raise in_use(target) from None
             time.sleep(0.1)  # Windows refuses while a virus scanner reads one of the new files
 
 
