@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
-from swarm import ClientSession, SwarmClient
+from swarm import SwarmClient
 from tests.families import make_model, reference_tokens
 from tests.windows.programs import PATIENCE, Program
 
+openai = pytest.importorskip("openai", reason="Windows Python has it not: these run on Linux")
 WINDOWS = os.environ.get("SWARM_WPY", "")
 PROMPT = [1, 17, 300, 42, 5]
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -54,38 +54,15 @@ def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
         yield Swarm(running, tmp_path)
 
 
-def server_of(client: SwarmClient, session: ClientSession, hop: int) -> str:
-    """The name of the server at a hop of the session's route."""
-    names = {server.key: server.name for model in client.models() for server in model.servers}
-    return names[session.route[hop].peer]
-
-
-def test_linux_and_windows_give_the_tokens_of_the_whole_model_in_either_order(swarm: Swarm, tmp_path: Path) -> None:
-    model = make_model("llama", tmp_path / "tiny")
-    expected = reference_tokens(model, PROMPT, 24)
-    servers = [
-        swarm.serve(sys.executable, model, "0:3", "linux-first"),
-        swarm.serve(WINDOWS, model, "3:6", "linux-first"),
-        swarm.serve(WINDOWS, model, "0:3", "windows-first"),
-        swarm.serve(sys.executable, model, "3:6", "windows-first"),
-    ]
-    for each in servers:
-        each.line("ready:")
-    with SwarmClient(swarm.token) as client:
-        for name in ("linux-first", "windows-first"):
-            with client.session(name, max_length=64) as session:
-                assert list(session.stream(PROMPT, max_new_tokens=24)) == expected
-    assert [each.close_input() for each in servers] == [0] * 4
-
-
 @pytest.mark.parametrize(
-    ("hop", "systems", "replica"),
-    [(1, (sys.executable, WINDOWS), sys.executable), (0, (sys.executable, WINDOWS), WINDOWS)],
+    ("systems", "replica"),
+    [((WINDOWS, sys.executable), sys.executable), ((sys.executable, WINDOWS), WINDOWS)],
     ids=["windows-dies", "linux-dies"],
 )
-def test_a_replica_on_the_other_system_takes_over_from_a_server_that_is_killed_mid_stream(
-    hop: int, systems: tuple[str, str], replica: str, swarm: Swarm, tmp_path: Path
+def test_a_replica_on_the_other_system_takes_over_from_a_head_that_is_killed_mid_stream(
+    systems: tuple[str, str], replica: str, swarm: Swarm, tmp_path: Path
 ) -> None:
+    """The first tokens come from both systems in one route, in either order."""
     model = make_model("llama", tmp_path / "tiny")
     spans = ("0:3", "3:6")
     first = [swarm.serve(system, model, span, "tiny") for system, span in zip(systems, spans, strict=True)]
@@ -93,18 +70,18 @@ def test_a_replica_on_the_other_system_takes_over_from_a_server_that_is_killed_m
         each.line("ready:")
     with SwarmClient(swarm.token) as client, client.session("tiny", max_length=300) as session:
         list(session.stream(PROMPT, max_new_tokens=2))  # the route goes over the only servers there are, and stays
-        swarm.serve(replica, model, spans[hop], "tiny").line("ready:")
+        swarm.serve(replica, model, spans[0], "tiny").line("ready:")
         client._directory.wait_for(lambda view: len(view.serving("tiny")) == 3, PATIENCE)
-        lost = server_of(client, session, hop)
+        lost = session.route[0].peer
         session.position = 0
         tokens = []
         for token in session.stream(PROMPT, max_new_tokens=200):
             tokens.append(token)
             if len(tokens) == 20:
-                assert server_of(client, session, hop) == lost
-                first[hop].process.kill()
+                assert session.route[0].peer == lost
+                first[0].process.kill()
         assert tokens == reference_tokens(model, PROMPT, 200)
-        assert server_of(client, session, hop) != lost
+        assert session.route[0].peer != lost
         assert any("was lost" in notice for notice in session.notices)
 
 

@@ -10,10 +10,10 @@ import json
 import shutil
 import stat
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
@@ -77,7 +77,8 @@ def test_killing_what_the_user_started_leaves_nothing_running(clone: Path) -> No
     options = ("--servers", "1", "--port", "0", "--no-browser", "--dtype", "float32", "--device", "cpu")
     with start(clone, "up", str(model), *options) as program:
         url = program.line("ready:")
-        assert httpx.get(f"{url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny"
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as answer:
+            assert json.load(answer)["data"][0]["id"] == "tiny"
         started = psutil.Process(program.process.pid)
         family = [started, *started.children(recursive=True)]
         assert len(family) >= 4  # swarm up, directory, gateway, server; on Windows also the two launchers
