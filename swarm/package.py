@@ -110,9 +110,11 @@ def move(source: Path, target: Path) -> None:
         try:
             source.replace(target)
             return
-        except PermissionError:
+        except PermissionError as error:
             if not left:
-                raise in_use(target) from None
+                if getattr(error, "winerror", None):  # for five seconds: that is no virus scanner
+                    raise in_use(target) from error
+                raise
             time.sleep(0.1)  # Windows refuses while a virus scanner reads one of the new files
 
 

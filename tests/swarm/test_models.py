@@ -359,6 +359,7 @@ def test_a_folder_that_a_virus_scanner_holds_is_moved_later(tmp_path: Path, monk
 def test_a_folder_that_a_program_keeps_open_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "made").mkdir()
     refusal = PermissionError(13, "Access is denied")
+    refusal.winerror = 5  # type: ignore[attr-defined,unused-ignore]
     monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(refusal))
     monkeypatch.setattr(package.time, "sleep", lambda seconds: None)
     with pytest.raises(SwarmError, match=r"tiny is in use by another program: stop what serves"):
