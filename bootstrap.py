@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -237,11 +238,16 @@ def run(command: "list[str]") -> int:
         keep_stdin()
         os.execv(command[0], command)
     child = subprocess.Popen(command)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue
+    # Loaded by their paths: what they are part of may not be importable. The job ends the program if this process is
+    # killed; when the window is closed, this process waits for the program.
+    job = runpy.run_path(str(ROOT / "swarm" / "jobs.py"))["Job"]()
+    job.add(child.pid)
+    with runpy.run_path(str(ROOT / "swarm" / "console.py"))["closing_stops"](lambda: None):
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue
 
 
 def keep_stdin() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 
 import click
 
@@ -13,7 +12,7 @@ from openai_api.gateway import Gateway
 from openai_api.keys import is_loopback
 from openai_api.room import AT_ONCE, PATIENCE, WAITING, Room
 from openai_api.serving import HttpServer, listen, url_of
-from swarm import AsyncSwarmClient, Expelled, SwarmError, join
+from swarm import AsyncSwarmClient, Expelled, SwarmError, console, firewall, join
 from swarm.cli import from_file, join_option, patience_option, private_option, verbose_option
 from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
 
@@ -67,6 +66,7 @@ def command(
                 exit_code=2,
             )
         token = join.find(join_token)
+        firewall.tell_once(host)
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
             asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop))
@@ -96,8 +96,7 @@ async def _serve(
 
 
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a cp1252 console cannot show everything
+    console.tolerate()
     command.main(
         prog_name="swarm-gateway",
         auto_envvar_prefix="SWARM_GATEWAY",

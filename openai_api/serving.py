@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from routing.links import FORBIDDEN, forbidden
 from swarm.errors import SwarmError
 
 FAREWELL = 3  # s for answers to end once the gateway stops
@@ -46,8 +47,8 @@ def listen(host: str, port: int) -> socket.socket:
 def _explained(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"port {port} on {host} is in use: stop what uses it, or choose another one with --port"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"port {port} on {host} is reserved, for another user or program: choose another one with --port"
+    if error.errno in FORBIDDEN:
+        return f"port {port} on {host} {forbidden()}"
     return f"cannot listen on {host}: {error.strerror}. Give an address of this machine with --host."
 
 

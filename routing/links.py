@@ -40,6 +40,8 @@ CONNECT_TIMEOUT = 3_000  # ms; for all direct addresses together where there is 
 LEAST_TIMEOUT = 500  # ms for one of them
 DIRECT_AGAIN = 300.0  # s for which a peer that was reached through a router only is looked for there first
 RECONNECT = (100, 2_000)  # ms, first and longest pause
+EXCLUDED = "netsh interface ipv4 show excludedportrange protocol=tcp"
+FORBIDDEN = {errno.EACCES, errno.EPERM, 10013}  # the last is WSAEACCES
 REFUSED_PAUSE = 0.2  # s; a key that has just been enrolled is known everywhere soon after
 
 
@@ -88,7 +90,20 @@ def cannot_listen(bind: str, error: OSError | zmq.ZMQError) -> LinkError:
     if error.errno in (errno.EADDRINUSE, zmq.EADDRINUSE):
         host, port = split_address(bind)
         return LinkError(f"port {port} on {host} is in use: choose another, or 0 for any free one")
+    if error.errno in FORBIDDEN:
+        host, port = split_address(bind)
+        return LinkError(f"port {port} on {host} {forbidden()}")
     return LinkError(f"cannot listen on {bind}: {error.strerror or error}")
+
+
+def forbidden(windows: bool = sys.platform == "win32") -> str:
+    """Why the system lets nobody listen on a port that nobody uses, and what to do."""
+    if windows:
+        return (
+            "is kept by Windows or by another program (Hyper-V, WSL and Docker take whole ranges; this lists them: "
+            f"{EXCLUDED}): choose another, or 0 for any free one"
+        )
+    return "is only for programs with special rights: choose one above 1023"
 
 
 def _configure(socket: Socket, identity: Identity) -> None:

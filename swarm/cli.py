@@ -18,10 +18,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from swarm import __version__, admin, home, join, models
+from swarm import __version__, admin, console, firewall, home, join, models
 from swarm import serve as serving
 from swarm.catalogue import CATALOGUE, DEFAULT
 from swarm.client import SwarmClient
+from swarm.doctor import doctor
 from swarm.process import announce, clear_errors, log_to_stderr, stopping
 
 P = ParamSpec("P")
@@ -53,8 +54,7 @@ def _started(program: str) -> dict[str, Any]:
 
 
 def _run(command: click.Command, **arguments: Any) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a cp1252 console cannot show everything
+    console.tolerate()
     command.main(**arguments)
 
 
@@ -178,6 +178,7 @@ def directory(
     with clear_errors(), stopping() as stop:
         folder = Path(state_dir) if state_dir else home.folder("directory")
         others = JoinToken.parse(join_token) if join_token else None
+        firewall.tell_once(bind.rpartition(":")[0])
         service = Directory(bind, folder, advertise=advertise, token_ttl=token_expires, join=others, name=name)
         try:
             announce(f"join: {service.token}")
@@ -255,7 +256,7 @@ def client(
     from swarm import talk
 
     with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
-        talk.pick_model(swarm, model)
+        model = talk.pick_model(swarm, model).name
         tokenizer = talk.tokenizer_of(swarm, model)
         options = talk.sampling_options(tokenizer, temperature, seed)
         for text in [prompt] if prompt is not None else map(str.rstrip, sys.stdin):
@@ -282,7 +283,7 @@ def run(
     from swarm import talk
 
     with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
-        talk.pick_model(swarm, model)
+        model = talk.pick_model(swarm, model).name
         tokenizer = talk.tokenizer_of(swarm, model)
         ids = (
             tokenizer.chat([{"role": "user", "content": prompt}])
@@ -388,5 +389,6 @@ cli.add_command(directory)
 cli.add_command(server)
 cli.add_command(router)
 cli.add_command(client)
+cli.add_command(doctor)
 for command in admin.commands:
     cli.add_command(command)

@@ -15,6 +15,7 @@ from swarm.errors import SwarmError
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_WINDOWS_IN_USE = {32, 33, 1224}  # ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION, ERROR_USER_MAPPED_FILE
 _WINDOWS_FULL = {39, 112}  # ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
 
 
@@ -55,6 +56,8 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
 def _explained(error: OSError, path: Path, needed: int) -> Exception:
     if error.errno in _FULL or getattr(error, "winerror", None) in _WINDOWS_FULL:
         return SwarmError(_full(path, needed))
+    if getattr(error, "winerror", None) in _WINDOWS_IN_USE:
+        return in_use(Path(error.filename or path))
     if error.errno in _FORBIDDEN:
         return SwarmError(
             f"{path} cannot be written to ({error.strerror}). Give this user the right to, or set SWARM_HOME."
@@ -62,6 +65,11 @@ def _explained(error: OSError, path: Path, needed: int) -> Exception:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return SwarmError(f"{error.filename or path} is a file, a folder is needed there. Move it, or set SWARM_HOME.")
     return error
+
+
+def in_use(path: Path) -> SwarmError:
+    """Windows neither deletes nor replaces a file that a program has open, such as the weights that a server maps."""
+    return SwarmError(f"{path} is in use by another program: stop what serves or reads it, then start this again.")
 
 
 def require_space(path: Path, needed: int) -> None:

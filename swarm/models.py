@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,12 @@ def resolve(model: str, *, progress: Progress | None = None, endpoint: str | Non
     return _fetch(model, repo, entry, models, progress, endpoint)
 
 
+def as_spelled(name: str, others: Iterable[str]) -> str:
+    """The one of `others` that differs from `name` in capitals only, as names of folders may; else `name` itself."""
+    same = {other for other in others if other.casefold() == name.casefold()}
+    return same.pop() if len(same) == 1 else name
+
+
 def present() -> list[str]:
     """Names of the models that are below `SWARM_HOME`, as `resolve` takes them."""
     names = {entry.repo.replace("/", "--"): name for name, entry in CATALOGUE.items()}
@@ -137,6 +143,9 @@ def _finished(name: str, path: Path, source: str) -> Model:
 
 def _found(name: str, path: Path, source: str = "") -> Model:
     origin = path / _ORIGIN
+    on_disk = path.resolve().name
+    if "/" in name and on_disk != path.name and on_disk.casefold() == path.name.casefold():
+        name = on_disk.replace("--", "/", 1)  # Windows and macOS find folders in any capitals; the swarm does not
     if not source:
         source = origin.read_text(encoding="utf-8").strip() if origin.exists() else f"the folder {path}"
     log.info("%s is here already: %s, from %s", name, path, source)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from swarm.catalogue import Package
 from swarm.errors import SwarmError
-from swarm.home import disk_errors, require_space, size
+from swarm.home import disk_errors, in_use, require_space, size
 from swarm.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -110,8 +110,10 @@ def move(source: Path, target: Path) -> None:
         try:
             source.replace(target)
             return
-        except PermissionError:
+        except PermissionError as error:
             if not left:
+                if getattr(error, "winerror", None):  # for five seconds: that is no virus scanner
+                    raise in_use(target) from error
                 raise
             time.sleep(0.1)  # Windows refuses while a virus scanner reads one of the new files
 

@@ -17,6 +17,7 @@ from backends import BackendError
 from routing.errors import DirectoryError
 from routing.links import LinkError
 from routing.security import SecurityError
+from swarm.console import closing_stops
 from swarm.errors import SwarmError
 from swarm.logs import Printable, Sparing
 
@@ -24,7 +25,7 @@ PARENT = "SWARM_PARENT"  # set to `stdin`: end when standard input does, because
 
 
 class Stop(threading.Event):
-    """Set by Ctrl-C, SIGTERM or the end of the parent.
+    """Set by Ctrl-C, SIGTERM, the closing of a console's window or the end of the parent.
 
     While `abrupt` the program is in the middle of starting, and is interrupted with KeyboardInterrupt instead.
     """
@@ -54,7 +55,8 @@ def stopping() -> Iterator[Stop]:
     if os.environ.get(PARENT) == "stdin":
         threading.Thread(target=_watch_parent, name="parent", daemon=True).start()
     try:
-        yield stop
+        with closing_stops(lambda: signal.raise_signal(signal.SIGINT)):
+            yield stop
     except KeyboardInterrupt:
         if not stop.is_set():
             raise

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from routing.client import DirectoryClient
+from routing.links import split_address
 from routing.relay import Limits
 from routing.router import Router, allow_connections
 from routing.security import JoinToken
+from swarm import firewall
 from swarm.identities import claimed
 from swarm.limits import Floods
 from swarm.process import Stop, announce
@@ -24,6 +26,7 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop)
         SwarmError, LinkError, DirectoryError, SecurityError: each with a line for the user.
     """
     token = JoinToken.parse(join)
+    firewall.tell_once(split_address(bind)[0])
     limits = Limits()
     allow_connections(limits)
     with ExitStack() as resources:

@@ -19,7 +19,7 @@ from routing.agent import Agent
 from routing.client import DirectoryClient
 from routing.links import Context, Dialer, Listener, split_address
 from routing.security import Gate, JoinToken
-from swarm import __version__, loading, models
+from swarm import __version__, firewall, loading, models
 from swarm.errors import SwarmError
 from swarm.fingerprint import fingerprint
 from swarm.identities import claimed
@@ -90,6 +90,7 @@ def serve(settings: Settings, stop: Stop) -> None:
             context, bind, identity, lambda key: directory.admits(key) and floods.heard(key), floods.useless
         )
         resources.callback(listener.close)
+        firewall.tell_once(listener.host)
         agent = Agent(lambda: directory.view.routers, identity, listener.host, listener.port)
         resources.callback(agent.close)
         direct = reachable(listener.host, listener.port, settings.advertise)
@@ -97,7 +98,8 @@ def serve(settings: Settings, stop: Stop) -> None:
             key=identity.public,
             name=name,
             addresses=agent.reachable(direct, settings.relayed),
-            model=settings.model_name or model.name,
+            model=settings.model_name
+            or models.as_spelled(model.name, (s.model for s in directory.view.servers.values())),
             blocks=info.blocks,
             start=0,
             end=info.blocks,

@@ -9,6 +9,7 @@ from typing import Any
 
 from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
 from swarm.errors import SessionFailed, SwarmError, UnknownModel
+from swarm.models import as_spelled
 from swarm.tokenizer import Detokenizer, Tokenizer
 
 HELP = "/help this text   /clear a new conversation   /model what answers   /exit leave   Ctrl-C stops an answer"
@@ -22,6 +23,7 @@ def pick_model(client: SwarmClient, name: str | None) -> ServedModel:
             names = ", ".join(model.name for model in models) or "none yet"
             raise UnknownModel(f"name a model; the swarm serves: {names}")
         name = models[0].name
+    name = as_spelled(name, (model.name for model in models))
     for model in models:
         if model.name == name:
             return model

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from backends import Span, registry
 from swarm import home, models
 from swarm.errors import SwarmError
+from swarm.jobs import Job
 from swarm.join import remember
 from swarm.process import PARENT, Stop, announce
 
@@ -31,11 +32,12 @@ RESTARTS = 3  # of one server, until it is left alone
 class Child:
     """A program of the swarm in a process of its own. It ends when this process does, however that ends."""
 
-    def __init__(self, name: str, module: str, *arguments: str, join: str = "") -> None:
+    def __init__(self, name: str, module: str, *arguments: str, job: Job, join: str = "") -> None:
         self.name = name
         self._command = [sys.executable, "-m", module, *arguments]
         # The token goes by the environment: command lines are visible to every user of the machine.
         self._environment = {**os.environ, PARENT: "stdin", "PYTHONUNBUFFERED": "1", "SWARM_JOIN": join}
+        self._job = job
         self.restarts = 0
         self.start()
 
@@ -56,6 +58,7 @@ class Child:
             start_new_session=os.name == "posix",
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+        self._job.add(self.process.pid)
         threading.Thread(target=self._read_output, args=(self.process,), daemon=True).start()
         threading.Thread(target=self._read_errors, args=(self.process,), daemon=True).start()
 
@@ -117,10 +120,11 @@ def up(model: str, servers: int, port: int, browser: bool, options: Sequence[str
     print(f"model: {resolved.name}, from {resolved.source}", file=sys.stderr, flush=True)
     info = registry.find("transformers").describe(resolved.path)
     spans = split_evenly(info.blocks, servers)
+    job = Job()
     with ExitStack() as children:
 
         def start(name: str, module: str, *arguments: str, join: str = "") -> Child:
-            child = Child(name, module, *arguments, join=join)
+            child = Child(name, module, *arguments, job=job, join=join)
             children.callback(child.stop)
             return child
 

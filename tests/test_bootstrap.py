@@ -129,6 +129,7 @@ def test_a_python_without_venv_names_the_package(
 def test_on_windows_ctrl_c_is_left_to_the_program(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     class Child:
         waits = iter([KeyboardInterrupt(), KeyboardInterrupt(), 7])
+        pid = 0
 
         def __init__(self, command: list[str]) -> None:
             assert command == ["swarm.exe", "up"]

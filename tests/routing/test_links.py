@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -14,7 +15,18 @@ from hypothesis import strategies as st
 from zmq.utils.monitor import recv_monitor_message
 
 from routing import wire
-from routing.links import Connected, Context, Dialer, LinkError, Listener, Lost, Received, split_address
+from routing.links import (
+    Connected,
+    Context,
+    Dialer,
+    LinkError,
+    Listener,
+    Lost,
+    Received,
+    cannot_listen,
+    forbidden,
+    split_address,
+)
 from routing.security import Gate, Identity
 from tests.routing.material import PATIENCE, Peer, array_of
 
@@ -219,6 +231,13 @@ def test_a_port_in_use_is_one_clear_line() -> None:
             Listener(listener.socket.context, f"127.0.0.1:{listener.port}", SERVER)
         with pytest.raises(LinkError, match=r"cannot listen on 192\.0\.2\.1:0"):
             Listener(listener.socket.context, "192.0.2.1:0", SERVER)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, 10013])
+def test_a_port_that_the_system_keeps_is_explained(number: int) -> None:
+    assert "port 7700 on 0.0.0.0 is " in str(cannot_listen("0.0.0.0:7700", OSError(number, "denied")))
+    assert "netsh interface ipv4 show excludedportrange protocol=tcp" in forbidden(windows=True)
+    assert "above 1023" in forbidden(windows=False)
 
 
 @given(st.text(max_size=20))

@@ -28,7 +28,7 @@ from swarm import hub, package
 from swarm.catalogue import CATALOGUE, Entry, Package, near
 from swarm.errors import SwarmError
 from swarm.home import disk_errors, folder, home
-from swarm.models import Model, present, resolve
+from swarm.models import Model, as_spelled, present, resolve
 from swarm.progress import shown
 from swarm.shards import block_of, is_complete, shards_of_span
 from swarm.tokenizer import Tokenizer
@@ -88,6 +88,20 @@ def test_a_full_disk_is_known_by_the_codes_of_windows_too(tmp_path: Path, number
     error.winerror = windows  # type: ignore[attr-defined,unused-ignore]
     with pytest.raises(SwarmError, match=r"disk.*is full\. 2\.5 GB are needed"), disk_errors(tmp_path, 2_500_000_000):
         raise error
+
+
+@pytest.mark.parametrize("windows", [32, 33, 1224])
+def test_a_file_that_a_server_has_open_is_named(tmp_path: Path, windows: int) -> None:
+    error = PermissionError(errno.EACCES, "in use", str(tmp_path / "model.safetensors"))
+    error.winerror = windows  # type: ignore[attr-defined,unused-ignore]
+    with pytest.raises(SwarmError, match=r"model\.safetensors is in use by another program"), disk_errors(tmp_path):
+        raise error
+
+
+def test_capitals_in_a_models_name_do_not_matter() -> None:
+    assert as_spelled("qwen/qwen3-8b", ["tiny", "Qwen/Qwen3-8B"]) == "Qwen/Qwen3-8B"
+    assert as_spelled("other", ["tiny"]) == "other"
+    assert as_spelled("TINY", ["tiny", "Tiny"]) == "TINY"  # which of the two is meant, nobody knows
 
 
 def test_other_errors_of_the_disk_are_not_disguised(tmp_path: Path) -> None:
@@ -340,6 +354,16 @@ def test_a_folder_that_a_virus_scanner_holds_is_moved_later(tmp_path: Path, monk
     monkeypatch.setattr(package.time, "sleep", lambda seconds: None)
     package.move(tmp_path / "made", tmp_path / "left over")
     assert [path.name for path in (tmp_path / "left over").iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_a_program_keeps_open_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made").mkdir()
+    refusal = PermissionError(13, "Access is denied")
+    refusal.winerror = 5  # type: ignore[attr-defined,unused-ignore]
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(refusal))
+    monkeypatch.setattr(package.time, "sleep", lambda seconds: None)
+    with pytest.raises(SwarmError, match=r"tiny is in use by another program: stop what serves"):
+        package.move(tmp_path / "made", tmp_path / "tiny")
 
 
 def test_a_python_without_pip_says_how_to_get_it(swarm_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,21 @@ AFTERMATH = 20.0  # s to read what an ended process has left in its pipes; somet
 
 
 class Program:
-    """`python -m MODULE ARGUMENTS`, which ends when its standard input does.
+    """`python -m MODULE ARGUMENTS` (or what `flags` say in place of -m), which ends when its standard input does.
 
     Attributes:
         output, errors: the lines that it has printed so far.
     """
 
-    def __init__(self, *arguments: str, python: Sequence[str] = (sys.executable,), **environment: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        python: Sequence[str] = (sys.executable,),
+        flags: Sequence[str] = ("-m",),
+        **environment: str,
+    ) -> None:
         self.process = subprocess.Popen(
-            [*python, "-m", *arguments],
+            [*python, *flags, *arguments],
             cwd=ROOT,
             env={**os.environ, "SWARM_PARENT": "stdin", **environment},
             stdin=subprocess.PIPE,
