@@ -20,6 +20,13 @@ from installer.parts import ROOT, BuildError
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("online", "offline")
+WHEELS = """# Bundled wheels
+
+Unmodified. The text of each licence is inside of the wheel, so after the installation it is in
+`venv\\Lib\\site-packages\\NAME.dist-info`. The source code is on the Python package index under the same name and
+version.
+
+"""
 INSTALLED = 1_300_000  # KiB that an installation takes, about, for Windows' list of programs and its check of the disk
 
 
@@ -90,7 +97,8 @@ def collect(stage: Path, offline: bool, python: str) -> list[licences.Wheel]:
     shutil.copy2(HERE / "setup_steps.py", setup)
     shutil.copy2(HERE / "console.cmd", setup)
     shutil.copy2(ROOT / "constraints.txt", setup)
-    shutil.copytree(HERE / "licences", texts)
+    # The terms of Intel are those of parts of torch.
+    shutil.copytree(HERE / "licences", texts, ignore=shutil.ignore_patterns(*([] if offline else ["intel-*"])))
     for name in ("LICENSE", "NOTICE", "THIRD_PARTY_NOTICES.md"):
         shutil.copy2(ROOT / name, texts)
     for path in parts.uv(setup):
@@ -100,7 +108,7 @@ def collect(stage: Path, offline: bool, python: str) -> list[licences.Wheel]:
     house.mkdir()
     ours = parts.our_wheel(house)
     wheels = [licences.read(path) for path in (parts.wheelhouse(house, ours, python) if offline else [ours])]
-    (texts / "WHEELS.md").write_text("# Bundled wheels\n\n" + licences.listing(wheels), encoding="utf-8")
+    (texts / "WHEELS.md").write_text(WHEELS + licences.listing(wheels), encoding="utf-8")
     return wheels
 
 

@@ -43,10 +43,9 @@ Var Purge
 Var Upgrade
 
 !define MUI_ABORTWARNING
-!define MUI_COMPONENTSPAGE_SMALLDESC
 !define MUI_FINISHPAGE_NOAUTOCLOSE
 !define MUI_FINISHPAGE_RUN "$SYSDIR\cmd.exe"
-!define MUI_FINISHPAGE_RUN_PARAMETERS '/k ""$INSTDIR\bin\swarm.exe" up"'
+!define MUI_FINISHPAGE_RUN_PARAMETERS "/k $\"$\"$INSTDIR\bin\swarm.exe$\" up$\""
 !define MUI_FINISHPAGE_RUN_TEXT "Try it: start a small model on this PC and open the chat page"
 !define MUI_FINISHPAGE_RUN_NOTCHECKED
 !insertmacro MUI_PAGE_LICENSE "${STAGE}/licences/SETUP.txt"
@@ -126,7 +125,9 @@ FunctionEnd
 
 ; Stop with $Message and $Code, leaving nothing of an installation that cannot be used.
 Function Fail
+  SetDetailsPrint none
   !insertmacro RemoveFiles
+  SetDetailsPrint both
   Call Stop
 FunctionEnd
 
@@ -185,6 +186,8 @@ Section "layerswarm (needed)" needed
   SectionIn RO
   AddSize ${INSTALLED}
   Call PrepareFolder
+  DetailPrint "Unpacking"
+  SetDetailsPrint none
   SetOutPath "$INSTDIR"
   File /r "${STAGE}/licences"
   File /r /x wheels "${STAGE}/setup"
@@ -194,6 +197,7 @@ Section "layerswarm (needed)" needed
   SetCompress auto
   WriteUninstaller "$INSTDIR\uninstall.exe"
   SetOutPath "$INSTDIR\setup"
+  SetDetailsPrint both
 
   ; Files of other projects must not change what uv does, and it must leave nothing outside of our folder.
   !insertmacro Environment "UV_NO_CONFIG" "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import dataclass
 from email.parser import HeaderParser
@@ -28,14 +29,12 @@ class Wheel:
         name: as the package index spells it, with hyphens.
         licence: SPDX expression, or what the wheel calls it.
         size: bytes.
-        source: where its source code is; MPL-2.0 asks for that.
     """
 
     name: str
     version: str
     licence: str
     size: int
-    source: str
 
 
 class NotFree(Exception):
@@ -49,7 +48,8 @@ def read(path: Path) -> Wheel:
         NotFree: its licence is not one of those that allow copies.
     """
     with zipfile.ZipFile(path) as archive:
-        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        # One: others lie deeper, of packages that a package carries within itself.
+        (metadata,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         fields = HeaderParser().parsestr(archive.read(metadata).decode("utf-8"))
     classifiers = [
         line.rpartition("::")[2].strip() for line in fields.get_all("Classifier", []) if "License ::" in line
@@ -57,7 +57,7 @@ def read(path: Path) -> Wheel:
     licence = fields.get("License-Expression") or (fields.get("License") or "").strip().split("\n")[0]
     licence = licence or " / ".join(classifiers)
     name = fields["Name"].lower().replace("_", "-").replace(".", "-")
-    wheel = Wheel(name, fields["Version"], licence, path.stat().st_size, f"https://pypi.org/project/{name}/")
+    wheel = Wheel(name, fields["Version"], licence, path.stat().st_size)
     if not any(word in licence.lower() for word in FREE) or "proprietary" in licence.lower():
         raise NotFree(f"{path.name} must not be bundled: its licence is {licence or 'not named'!r}")
     return wheel
@@ -68,5 +68,5 @@ def listing(wheels: list[Wheel]) -> str:
     lines = ["| package | version | licence | bytes |", "|---|---|---|---:|"]
     for wheel in sorted(wheels, key=lambda each: each.name):
         parts = f"; {PARTS[wheel.name]}" if wheel.name in PARTS else ""
-        lines.append(f"| [{wheel.name}]({wheel.source}) | {wheel.version} | {wheel.licence}{parts} | {wheel.size} |")
+        lines.append(f"| {wheel.name} | {wheel.version} | {wheel.licence}{parts} | {wheel.size} |")
     return "\n".join(lines) + "\n"

@@ -74,7 +74,7 @@ def test_torch_is_for_cuda_where_there_is_a_driver_and_as_asked_otherwise() -> N
 @pytest.mark.parametrize(
     ("output", "code"),
     [
-        ("error: Failed to fetch: `https://pypi.org/simple/torch/`\n  cause: dns error", Code.NETWORK),
+        ("error: Failed to fetch: `https://index.example/simple/torch/`\n  cause: dns error", Code.NETWORK),
         ("error: failed to write\n  cause: There is not enough space on the disk. (os error 112)", Code.DISK),
         ("error: failed to remove file: Access is denied. (os error 5)", Code.IN_USE),
         ("  x No solution found when resolving dependencies", Code.PACKAGES),
