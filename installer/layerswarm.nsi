@@ -123,18 +123,17 @@ FunctionEnd
 !insertmacro ReadReason ""
 !insertmacro ReadReason "un."
 
-; Stop with $Message and $Code, leaving nothing of an installation that cannot be used.
-Function Fail
-  SetDetailsPrint none
-  !insertmacro RemoveFiles
-  SetDetailsPrint both
+; Stop with the message on the stack, which is not in the log yet, and $Code.
+Function KeepAndStop
+  Pop $Message
+  Push "$Message"
+  Call Keep
   Call Stop
 FunctionEnd
 
+; Stop with $Message and $Code.
 Function Stop
   DetailPrint "$Message"
-  Push "$Message"
-  Call Keep
   MessageBox MB_OK|MB_ICONSTOP "$Message$\n$\nWhat was done is in $LogFile" /SD IDOK
   SetErrorLevel $Code
   Abort
@@ -166,17 +165,17 @@ Function PrepareFolder
     ExecWait '"$INSTDIR\uninstall.exe" /S /UPGRADE=1 /LOG="$LogFile" _?=$INSTDIR' $Code
     ${If} $Code != 0
     ${AndIf} $Code != ${E_PARTLY}
-      StrCpy $Message "The version that is here cannot be replaced while its programs run. Close them and start the setup again."
       StrCpy $Code ${E_IN_USE}
-      Call Stop
+      Push "The version that is here cannot be replaced while its programs run. Close them and start the setup again."
+      Call KeepAndStop
     ${EndIf}
     Delete "$INSTDIR\uninstall.exe"
   ${ElseIfNot} ${FileExists} "$INSTDIR\changes.json" ; of an update that failed
     ${DirState} "$INSTDIR" $0
     ${If} $0 == 1
-      StrCpy $Message "$INSTDIR holds files of something else. Choose another folder."
       StrCpy $Code ${E_USAGE}
-      Call Stop
+      Push "$INSTDIR holds files of something else. Choose another folder."
+      Call KeepAndStop
     ${EndIf}
   ${EndIf}
 FunctionEnd
@@ -219,13 +218,14 @@ Section "layerswarm (needed)" needed
   DetailPrint "Making an environment with Python $Python"
   !insertmacro Run '"$INSTDIR\setup\uv.exe" venv --python "$Python" $1 "$INSTDIR\venv"'
   ${If} $Code != 0
-    !ifdef OFFLINE
-      StrCpy $Message "Python ${PYTHON} (64-bit) is needed and was not found. Install it from www.python.org, or give the setup /PYTHON=path\python.exe. This variant brings no Python along."
-    !else
-      StrCpy $Message "Python $Python could not be had. Check the network (a proxy is taken from HTTPS_PROXY) or give the setup an installed Python: /PYTHON=path\python.exe"
-    !endif
     StrCpy $Code ${E_PYTHON}
-    Call Fail
+    !insertmacro RemoveFiles
+    !ifdef OFFLINE
+      Push "Python ${PYTHON} (64-bit) is needed and was not found. Install it from www.python.org, or give the setup /PYTHON=path\python.exe. This variant brings no Python along."
+    !else
+      Push "Python $Python could not be had. Check the network (a proxy is taken from HTTPS_PROXY) or give the setup an installed Python: /PYTHON=path\python.exe"
+    !endif
+    Call KeepAndStop
   ${EndIf}
 
   StrCpy $1 "--version ${VERSION}"
@@ -251,7 +251,10 @@ Section "layerswarm (needed)" needed
       MessageBox MB_OK|MB_ICONEXCLAMATION "$Message" /SD IDOK
       SetErrorLevel ${E_PARTLY}
     ${Else}
-      Call Fail
+      SetDetailsPrint none
+      !insertmacro RemoveFiles
+      SetDetailsPrint both
+      Call Stop
     ${EndIf}
   ${EndIf}
 
