@@ -85,6 +85,7 @@ Var Upgrade
 
 ; Our files and nothing else: the folder may be one that holds other things.
 !macro RemoveFiles
+  SetDetailsPrint none
   SetOutPath "$TEMP" ; a folder that is in use cannot be deleted
   RMDir /r "$INSTDIR\bin"
   RMDir /r "$INSTDIR\venv"
@@ -94,6 +95,7 @@ Var Upgrade
   RMDir /r "$INSTDIR\licences"
   Delete "$INSTDIR\uninstall.exe"
   RMDir "$INSTDIR" ; stays where changes.json does
+  SetDetailsPrint both
 !macroend
 
 ; Take a text from the stack and append it to the log.
@@ -162,9 +164,8 @@ Function PrepareFolder
   Delete "$LogFile"
   ${If} ${FileExists} "$INSTDIR\uninstall.exe"
     DetailPrint "Removing the version that is here"
-    ExecWait '"$INSTDIR\uninstall.exe" /S /UPGRADE=1 /LOG="$LogFile" _?=$INSTDIR' $Code
+    ExecWait '"$INSTDIR\uninstall.exe" /S /UPGRADE=1 _?=$INSTDIR' $Code
     ${If} $Code != 0
-    ${AndIf} $Code != ${E_PARTLY}
       StrCpy $Code ${E_IN_USE}
       Push "The version that is here cannot be replaced while its programs run. Close them and start the setup again."
       Call KeepAndStop
@@ -251,9 +252,7 @@ Section "layerswarm (needed)" needed
       MessageBox MB_OK|MB_ICONEXCLAMATION "$Message" /SD IDOK
       SetErrorLevel ${E_PARTLY}
     ${Else}
-      SetDetailsPrint none
       !insertmacro RemoveFiles
-      SetDetailsPrint both
       Call Stop
     ${EndIf}
   ${EndIf}
@@ -305,17 +304,15 @@ Function un.onInit
   ${GetParameters} $Arguments
   !insertmacro Option "PURGE" $Purge "0"
   !insertmacro Option "UPGRADE" $Upgrade "0"
-  !insertmacro Option "LOG" $LogFile ""
 FunctionEnd
 
-Section Uninstall
+; What was changed outside of the folder and, when asked for, what the programs made.
+Function un.TakeBack
   StrCpy $1 ""
   ${If} ${Silent}
     StrCpy $1 "--silent"
   ${EndIf}
-  ${If} $Upgrade == "1"
-    StrCpy $1 "$1 --upgrade"
-  ${ElseIf} $Purge != "1"
+  ${If} $Purge != "1"
     MessageBox MB_YESNO|MB_DEFBUTTON2 "Also delete the models that were fetched, this PC's identity and your settings (SWARM_HOME, by default $LOCALAPPDATA\swarm)?" /SD IDNO IDNO keep
     StrCpy $Purge "1"
     keep:
@@ -323,28 +320,54 @@ Section Uninstall
   ${If} $Purge == "1"
     StrCpy $1 "$1 --purge"
   ${EndIf}
-  ${If} $LogFile != ""
-    StrCpy $1 '--log "$LogFile" uninstall $1'
-  ${Else}
-    StrCpy $1 "uninstall $1"
+  nsExec::ExecToLog '"$INSTDIR\venv\Scripts\python.exe" -E -u "$INSTDIR\setup\setup_steps.py" --reason "$PLUGINSDIR\reason.txt" uninstall $1'
+  Pop $Code
+  ${If} $Code != 0
+    Call un.ReadReason
+    MessageBox MB_OK|MB_ICONEXCLAMATION "$Message" /SD IDOK
+    SetErrorLevel ${E_PARTLY}
   ${EndIf}
+FunctionEnd
+
+; End the service, and wait for a while until no program of ours runs: all are python.exe or pythonw.exe of venv, and
+; a program that runs cannot be opened for writing. $0 is 1 when it is so.
+Function un.AwaitIdle
+  nsExec::Exec 'schtasks /End /TN "layerswarm server"'
+  Pop $0
+  StrCpy $0 0
+  StrCpy $1 20
+  ${DoWhile} $1 > 0
+    ClearErrors
+    FileOpen $2 "$INSTDIR\venv\Scripts\python.exe" a
+    FileOpen $3 "$INSTDIR\venv\Scripts\pythonw.exe" a
+    ${IfNot} ${Errors}
+      StrCpy $0 1
+      StrCpy $1 0
+    ${EndIf}
+    FileClose $2
+    FileClose $3
+    ${If} $1 > 0
+      Sleep 500
+      IntOp $1 $1 - 1
+    ${EndIf}
+  ${Loop}
+FunctionEnd
+
+Section Uninstall
   ${If} ${FileExists} "$INSTDIR\venv\Scripts\python.exe"
   ${AndIf} ${FileExists} "$INSTDIR\setup\setup_steps.py"
     again:
-    nsExec::ExecToLog '"$INSTDIR\venv\Scripts\python.exe" -E -u "$INSTDIR\setup\setup_steps.py" --reason "$PLUGINSDIR\reason.txt" $1'
-    Pop $Code
-    ${If} $Code == ${E_IN_USE}
-      Call un.ReadReason
-      MessageBox MB_RETRYCANCEL|MB_ICONEXCLAMATION "$Message" /SD IDCANCEL IDRETRY again
+    Call un.AwaitIdle
+    ${If} $0 != 1
+      MessageBox MB_RETRYCANCEL|MB_ICONEXCLAMATION "Programs of the swarm are running. Close them first." /SD IDCANCEL IDRETRY again
       SetErrorLevel ${E_IN_USE}
       Abort
-    ${ElseIf} $Code != 0
-      Call un.ReadReason
-      MessageBox MB_OK|MB_ICONEXCLAMATION "$Message" /SD IDOK
-      SetErrorLevel ${E_PARTLY}
+    ${EndIf}
+    ${If} $Upgrade != "1"
+      Call un.TakeBack
     ${EndIf}
   ${EndIf}
-  ${If} $Upgrade != "1"
+  ${If} $Upgrade != "1" ; PATH, task and rule stay, and what is known of them
     Delete "$INSTDIR\changes.json"
     Delete "$TEMP\layerswarm-setup.log"
   ${EndIf}

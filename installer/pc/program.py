@@ -48,7 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--firewall", action="store_true", help="add the rule; SETUP_ARGUMENTS has all other options")
     uninstall = steps.add_parser("uninstall", help="before the files are deleted")
     uninstall.add_argument("--silent", action="store_true")
-    uninstall.add_argument("--upgrade", action="store_true", help="another version follows: keep PATH, task, rule")
     uninstall.add_argument("--purge", action="store_true", help="models, identities and settings too")
     steps.add_parser("join", help="add this PC to a swarm")
     serve = steps.add_parser("serve", help="what the scheduled task runs")
@@ -99,9 +98,6 @@ def _install(layout: Layout, given: argparse.Namespace, log: Log) -> int:
 
 
 def _uninstall(layout: Layout, given: argparse.Namespace, log: Log) -> int:
-    if given.upgrade:
-        removal.require_idle(layout, Changes.load(layout))
-        return Code.DONE
     problems = removal.undo(layout, given.silent, log)
     if given.purge:
         removal.purge(removal.swarm_home(), log)

@@ -72,11 +72,6 @@ def start() -> bool:
     return _schtasks("/Run", "/TN", NAME).returncode == 0
 
 
-def end() -> None:
-    """What runs of it; its server ends by itself then."""
-    _schtasks("/End", "/TN", NAME)
-
-
 def remove() -> None:
     """Raises: Failure: Windows refuses."""
     done = _schtasks("/Delete", "/TN", NAME, "/F")

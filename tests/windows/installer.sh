@@ -58,7 +58,9 @@ if [ -z "${SWARM_SETUP:-}" ]; then
 fi
 export SWARM_SETUP SWARM_SETUP_PYTHON=$wine/python/python.exe
 
+# Started by a test, these would hold its pipes open: Wine's services, and explorer.exe, which COM brings up.
 quietly /usr/lib/wine/wineserver -p
 quietly /usr/lib/wine/wine64 wineboot
+quietly /usr/lib/wine/wine64 schtasks /Query
 "$python" -m pytest -p no:cacheprovider tests/windows/test_installer.py "$@"
 echo "installer: from its build to the uninstallation in $((SECONDS - started)) s"

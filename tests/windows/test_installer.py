@@ -82,6 +82,11 @@ def program(executable: str, tmp_path: Path, *arguments: str, **environment: str
     return Program("swarm", *arguments, python=("sh", str(start)), **environment)
 
 
+def seen(path: Path | str) -> str:
+    """A path of this machine as Windows programs see it. The setup takes a slash for the start of an option."""
+    return "Z:" + str(path).replace("/", "\\")
+
+
 def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else "(no log)"
 
@@ -94,8 +99,8 @@ def tasks(pc: PC) -> Sequence[str]:
     ("options", "code", "says"),
     [
         (["/PYTHON=C:\\nowhere\\python.exe"], 11, "is needed and was not found"),
-        ([f"/PYTHON=Z:{PYTHON}", "/JOINFIL=x"], 10, "/JOINFIL=x is not an option"),
-        ([f"/PYTHON=Z:{PYTHON}", "/TORCH=cu130"], 10, "carries torch for the CPU only"),
+        ([f"/PYTHON={seen(PYTHON)}", "/JOINFIL=x"], 10, "/JOINFIL=x is not an option"),
+        ([f"/PYTHON={seen(PYTHON)}", "/TORCH=cu130"], 10, "carries torch for the CPU only"),
     ],
     ids=["no Python", "wrong option", "no CUDA inside"],
 )
@@ -104,8 +109,7 @@ def test_what_cannot_be_installed_says_why_and_leaves_nothing(
 ) -> None:
     before = pc.files()
     log = tmp_path / "setup.log"
-    options = [option.replace("/PYTHON=Z:/", "/PYTHON=Z:\\").replace("//", "/") for option in options]
-    assert pc.run(SETUP, "/S", f"/LOG=Z:{log}", *options)[0] == code, text_of(log)
+    assert pc.run(SETUP, "/S", f"/LOG={seen(log)}", *options)[0] == code, text_of(log)
     assert says in text_of(log)
     assert pc.files() - before <= {str(path.relative_to(pc.disk)) for path in [pc.user / "AppData/Local/Programs"]}
 
@@ -121,8 +125,8 @@ def test_from_the_setup_program_to_the_first_token_and_back(
     token = str(JoinToken(("127.0.0.1:1",), Identity.create().public, Identity.create().secret))
     join_file = tmp_path / "join"
     join_file.write_text(token, encoding="utf-8")
-    service = [f"/JOINFILE=Z:{join_file}", "/MODEL=smollm2-135m", "/SERVICE=1"]
-    arguments = ["/S", f"/LOG=Z:{log}", f"/PYTHON=Z:{PYTHON}", *service, f"/D={pc.windows(folder)}"]
+    service = [f"/JOINFILE={seen(join_file)}", "/MODEL=smollm2-135m", "/SERVICE=1"]
+    arguments = ["/S", f"/LOG={seen(log)}", f"/PYTHON={seen(PYTHON)}", *service, f"/D={pc.windows(folder)}"]
     assert pc.run(SETUP, *arguments)[0] == 0, text_of(log)
 
     # What it changed.
@@ -153,7 +157,7 @@ def test_from_the_setup_program_to_the_first_token_and_back(
     expected = reference_tokens(smollm2, ids, NEW)
     monkeypatch.setenv("SWARM_HOME", str(tmp_path / "client"))
     options = ("--servers", "2", "--port", "0", "--no-browser", "--dtype", "float32")
-    with program(swarm, tmp_path, "up", f"Z:{smollm2}", *options) as up:
+    with program(swarm, tmp_path, "up", seen(smollm2), *options) as up:
         token = up.line("join:")
         up.line("ready:")
         with SwarmClient(token) as client:
