@@ -27,7 +27,7 @@ Unmodified. The text of each licence is inside of the wheel, so after the instal
 version.
 
 """
-INSTALLED = 1_300_000  # KiB that an installation takes, about, for Windows' list of programs and its check of the disk
+INSTALLED = 720_000  # KiB that an installation takes, about, for Windows' list of programs and its check of the disk
 
 
 def main() -> int:

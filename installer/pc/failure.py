@@ -31,7 +31,7 @@ _CAUSES = (
     (
         Code.DISK,
         ("no space left", "not enough space", "os error 112", "os error 39", "os error 28"),
-        "the disk is full. Free some space (3 GB, 8 GB with CUDA) and start the setup again.",
+        "the disk is full. Free some space (2 GB, 8 GB with CUDA) and start the setup again.",
     ),
     (
         Code.IN_USE,

@@ -17,7 +17,7 @@ from pc.failure import Code, Failure, explain
 from pc.layout import Layout
 from pc.log import Log
 
-NEEDED = 3_000_000_000  # bytes: torch for the CPU, everything else, and the cache while it is being installed
+NEEDED = 2_000_000_000  # bytes: torch for the CPU, everything else, and the cache while it is being installed
 NEEDED_CUDA = 8_000_000_000
 RUNTIME = "msvc-runtime==14.44.35112"
 REDISTRIBUTABLE = "https://aka.ms/vs/17/release/vc_redist.x64.exe"
