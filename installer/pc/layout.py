@@ -1,0 +1,69 @@
+"""Where things lie below the folder of the installation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """
+    Attributes:
+        root: the folder that the user chose.
+    """
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> Layout:
+        """Of the installation that this file belongs to: it lies in `setup/pc`."""
+        return cls(Path(__file__).resolve().parents[2])
+
+    @property
+    def setup(self) -> Path:
+        return self.root / "setup"
+
+    @property
+    def steps(self) -> Path:
+        return self.setup / "setup_steps.py"
+
+    @property
+    def uv(self) -> Path:
+        return self.setup / "uv.exe"
+
+    @property
+    def wheels(self) -> Path:
+        """Only while it is being installed."""
+        return self.setup / "wheels"
+
+    @property
+    def constraints(self) -> Path:
+        return self.setup / "constraints.txt"
+
+    @property
+    def changes(self) -> Path:
+        """What was changed outside of the folder, for the uninstaller; an update leaves it."""
+        return self.root / "changes.json"
+
+    @property
+    def cache(self) -> Path:
+        """uv's, only while it is being installed; on the same disk, so that files are linked and not copied."""
+        return self.root / "cache"
+
+    @property
+    def venv(self) -> Path:
+        return self.root / "venv"
+
+    @property
+    def scripts(self) -> Path:
+        return self.venv / "Scripts"
+
+    @property
+    def python(self) -> Path:
+        return self.scripts / "python.exe"
+
+    @property
+    def bin(self) -> Path:
+        """Our programs and nothing else, for PATH: `venv/Scripts` would put another `python` there."""
+        return self.root / "bin"

@@ -1,0 +1,9 @@
+"""What the setup program, the start menu and the scheduled task run: `python setup_steps.py --help`."""
+
+from __future__ import annotations
+
+import sys
+
+from pc.program import main
+
+sys.exit(main(sys.argv[1:]))
