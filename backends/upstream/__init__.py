@@ -11,6 +11,9 @@ an older transformers. `patches` lets it run without hivemind, on Windows too. U
 
 from __future__ import annotations
 
+import importlib
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
@@ -38,5 +41,8 @@ def load(model: Path, span: Span, options: Options) -> Stage:
 def _prepare() -> None:
     try:
         apply()
-    except PatchError as error:
+        # bitsandbytes, which upstream imports, prints warnings to standard output, where scripts read our `ready:`.
+        with redirect_stdout(sys.stderr):
+            importlib.import_module("petals.utils.peft")
+    except (PatchError, ImportError) as error:
         raise BackendError(f"the petals backend cannot start: {error}") from error
