@@ -26,12 +26,11 @@ from patches.records import DHTValue
 from routing import wire
 from routing.addresses import reachable
 from routing.agent import Agent
+from routing.calls import CALLED
 from routing.client import DirectoryClient
 from routing.links import split_address
 from routing.security import TOKEN_PREFIX, Identity, JoinToken
 
-# Upstream's servers take part in no session of ours: under a name of their own, no route leads to them.
-PREFIX = "petals:"
 _JOINING, _ONLINE = 1, 2
 _STATES = {_JOINING: "joining", _ONLINE: "ready"}
 _BLOCK = re.compile(r"(?P<prefix>.+)\.(?P<block>\d+)")
@@ -69,7 +68,6 @@ class DHT:
         self.client_mode, self.num_workers = client_mode, num_workers
         self.peer_id = PeerID(identity.public)
         self._name = f"petals-{socket.gethostname()}"[:256]
-        self._loop = LoopThread("petals-dht")
         self.directory = DirectoryClient(token, identity, self._name, role="client" if client_mode else "server")
         self.directory.start()
         self._agent: Agent | None = None
@@ -83,6 +81,7 @@ class DHT:
         if (listener := self.swarm_node.listener) is not None:
             self._direct = reachable(listener.host, listener.port, advertised(announce_maddrs or ()))
             self._agent = Agent(lambda: self.directory.view.routers, identity, listener.host, listener.port)
+        self._loop = LoopThread("petals-dht")
         self.node = DHTNode(self)
         self._facts: tuple[int, int, int] | None = None
         self._instance = secrets.token_hex(8)
@@ -146,7 +145,7 @@ class DHT:
                 key=self.peer_id.key,
                 name=info.get("public_name") or self._name,
                 addresses=self._addresses(),
-                model=PREFIX + prefix,
+                model=CALLED + prefix,
                 blocks=blocks,
                 start=info["start_block"],
                 end=info["end_block"],
@@ -170,7 +169,7 @@ class DHT:
         expires = time.time() + 3600.0  # the directory drops those whose lease runs out
         return {
             server.key: DHTValue(_said(server), expires)
-            for server in self.directory.view.serving(PREFIX + prefix)
+            for server in self.directory.view.serving(CALLED + prefix)
             if server.start <= block < server.end
         }
 

@@ -46,21 +46,27 @@ class Parts:
         self._loop = loop
         self._queue: asyncio.Queue[bytes | CallError | None] = asyncio.Queue()
         self._unread = 0
+        self._counting = threading.Lock()
 
     def put(self, item: bytes | CallError | None) -> bool:
         """From any thread. False: too much waits to be read."""
-        self._unread += len(item) if isinstance(item, bytes) else 0
+        roomy = self._count(len(item) if isinstance(item, bytes) else 0) <= MAX_UNREAD
         with suppress(RuntimeError):  # the reader's loop is closed: nobody reads this any longer
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        return self._unread <= MAX_UNREAD
+        return roomy
 
     async def get(self) -> bytes | None:
         """The next part, or `END`. Raises: CallError: the call failed."""
         item = await self._queue.get()
         if isinstance(item, CallError):
             raise item
-        self._unread -= len(item) if item is not None else 0
+        self._count(-len(item) if item is not None else 0)
         return item
+
+    def _count(self, size: int) -> int:
+        with self._counting:
+            self._unread += size
+            return self._unread
 
 
 @dataclass(frozen=True)
@@ -330,7 +336,7 @@ class Node:
         try:
             method.loop.call_soon_threadsafe(start)
         except RuntimeError:  # the loop was closed a moment ago
-            del self._incoming[caller.route, caller.request]
+            self._answer(caller, wire.Refused("call", "it is about to end", request=caller.request), None)
             return False
         return True
 

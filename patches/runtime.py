@@ -43,6 +43,7 @@ class Runtime(threading.Thread):
             pool.batch_receiver.watch(self._wake.set)
             if not pool.is_alive():
                 pool.start()
+        self._wake.set()  # for what was submitted before
         self.ready.set()
         while not self._stopping:
             self._wake.wait()
