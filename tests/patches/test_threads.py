@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,8 +136,20 @@ def test_a_process_of_threads_sends_through_its_pipe() -> None:
     assert value.value == 2.0
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="this is how Windows locks files")
+def test_a_lock_on_a_file_ends_when_the_file_is_closed(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool, (tmp_path / "blocks.lock").open("wb+") as second:
+        with (tmp_path / "blocks.lock").open("wb+") as first:
+            locks.flock(first.fileno(), locks.LOCK_SH)
+            with pytest.raises(OSError, match=r"."):
+                locks._take(second.fileno())
+            waiting = pool.submit(locks.flock, second.fileno(), locks.LOCK_EX)
+            assert not waiting.done()
+        waiting.result(LIMIT)
+
+
 def test_a_file_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
-    """With a stand-in for Windows' call, on any system; under Windows with the call itself."""
+    """With a stand-in for Windows' call, on any system."""
     holders: list[int] = []
     waits: list[float] = []
 

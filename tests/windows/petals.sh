@@ -49,5 +49,6 @@ trap 'quietly /usr/lib/wine/wineserver -k || true' EXIT
 quietly /usr/lib/wine/wineserver -k || true # one that is about to end would not let another begin
 quietly /usr/lib/wine/wineserver -p
 quietly /usr/lib/wine/wine64 wineboot
+"$wine/wpy" -m pytest -p no:cacheprovider -q tests/patches
 SWARM_WPY=$wine/wpy SWARM_PETALS_WPY=$wine/petals-wpy \
     "$python" -m pytest -p no:cacheprovider tests/windows/test_petals.py "$@"

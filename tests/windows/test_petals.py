@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from routing.directory import Directory
 from swarm import SwarmClient
 from tests.families import make_model, reference_tokens
+from tests.routing.material import running as started
+from tests.upstream import NEW, PROMPT, run_client, upstream_servers
 from tests.windows.programs import ROOT, Program
 
 WINDOWS = os.environ.get("SWARM_WPY", "")
 PETALS = os.environ.get("SWARM_PETALS_WPY", "")
-PROMPT = [1, 17, 300, 42, 5]
-NEW = 24
 OPTIONS = ("--dtype", "float32", "--device", "cpu", "--kv-tokens", "1024", "--threads", "1")
 
 pytestmark = pytest.mark.skipif(
@@ -57,3 +58,13 @@ def test_one_route_over_windows_upstream_and_linux(
         with SwarmClient(token) as client, client.session(model.name, max_length=64) as session:
             assert list(session.stream(PROMPT, max_new_tokens=NEW)) == reference_tokens(model, PROMPT, NEW)
         assert [each.close_input() for each in servers] == [0] * 3
+
+
+def test_upstreams_own_server_and_client_run_on_windows(tmp_path: Path) -> None:
+    model = make_model("llama", tmp_path / "tiny")
+    with (
+        started(Directory("127.0.0.1:0", tmp_path / "directory")) as directory,
+        upstream_servers((PETALS,), model, directory.token, tmp_path),
+    ):
+        said = run_client((PETALS,), model, directory.token, tmp_path)
+    assert said["tokens"] == reference_tokens(model, PROMPT, NEW)
