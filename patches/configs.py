@@ -64,6 +64,8 @@ def _require_llama(said: dict[str, Any]) -> None:
 
 
 def _require_falcon(said: dict[str, Any]) -> None:
+    if said.get("multi_query", True) and not said.get("new_decoder_architecture"):
+        raise ConfigError("one key head for all query heads (as Falcon 7B), on which upstream Petals' own blocks fail")
     if said.get("rope_theta", 10000.0) != 10000.0 or said["rope_scaling"] is not None:
         raise ConfigError("rotary embeddings other than the usual ones, which upstream Petals does not know for Falcon")
     if said.get("activation", "gelu") != "gelu":

@@ -27,8 +27,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_tied": ("llama", TIED),
     "llama_rope": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}),
     "bloom": ("bloom", {}),
-    "falcon": ("falcon", {}),
-    "falcon_alibi": ("falcon_alibi", {}),
+    "falcon": ("falcon", {"multi_query": False}),
+    "falcon_alibi": ("falcon_alibi", {"multi_query": False}),
     "falcon_new": ("falcon_new", {}),
 }
 
@@ -72,6 +72,7 @@ REFUSED = {
         },
         "rotary embeddings of type 'llama3'",
     ),
+    "one key head": ("falcon", {}, "one key head for all query heads"),
     "biases": ("llama", {"attention_bias": True}, "attention_bias"),
 }
 

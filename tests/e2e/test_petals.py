@@ -46,7 +46,7 @@ def route(client: SwarmClient, model: str) -> list[object]:
     return sorted(servers, key=lambda server: server.start)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("family", ["llama", "bloom", "falcon"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon_new"])
 @pytest.mark.parametrize("backends", [["transformers", "petals", "transformers"], ["petals", "transformers", "petals"]])
 def test_upstreams_blocks_and_ours_make_one_route(
     family: str, backends: list[str], tmp_path: Path, swarm_home: Path

@@ -19,6 +19,7 @@ LLAMA: dict[str, Any] = {
 }
 FALCON = {
     "model_type": "falcon",
+    "multi_query": False,
     "hidden_size": 64,
     "ffn_hidden_size": 256,
     "activation": "gelu",
@@ -48,6 +49,7 @@ def test_what_transformers_5_writes_is_said_in_older_words() -> None:
         ({**LLAMA, "attention_bias": True}, "attention_bias"),
         ({**LLAMA, "mlp_bias": True}, "mlp_bias"),
         ({**FALCON, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "for Falcon"),
+        ({**FALCON, "multi_query": True}, "one key head"),
         ({**FALCON, "activation": "relu"}, "'relu'"),
         ({**FALCON, "ffn_hidden_size": 100}, "MLP"),
         ({**FALCON, "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1}, "one norm"),

@@ -32,7 +32,7 @@ def test_the_patches_fit_and_lock_files_on_windows(tmp_path: Path) -> None:
     assert "patches fit the upstream in Z:" in done.stdout
 
 
-@pytest.mark.parametrize("family", ["llama", "bloom", "falcon"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon_new"])
 def test_one_route_over_windows_upstream_and_linux(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
