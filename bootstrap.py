@@ -25,16 +25,20 @@ STAMP = VENV / "bootstrap.json"
 WINDOWS = os.name == "nt"
 SCRIPTS = VENV / ("Scripts" if WINDOWS else "bin")
 PYTHON = SCRIPTS / ("python.exe" if WINDOWS else "python")
+PETALS = ROOT / "backends" / "upstream" / "requirements.txt"
 PYTORCH = "https://download.pytorch.org/whl/"
 
 USAGE = """usage: python bootstrap.py up [arguments of 'swarm up']
        python bootstrap.py install
        python bootstrap.py test [arguments of pytest]
+       python bootstrap.py petals
 
 up       installs what is needed into .venv beside this file (about a minute, once), then runs 'swarm up':
          a directory, two servers and a chat page on this machine. 'up --help' lists its arguments.
 install  only installs, and says where the programs are.
 test     installs what the tests need too, then runs pytest.
+petals   makes .venv-petals, where upstream Petals is installed, for 'swarm-server MODEL --backend petals'.
+         It goes with older libraries, so it needs an environment of its own, and Python 3.11.
 
 SWARM_TORCH_INDEX  the package index to take torch from, for example
                    %scu130 (NVIDIA) or %scpu (small)
@@ -46,13 +50,15 @@ class Failure(Exception):
 
 
 def main(args: "list[str]") -> int:
-    if not args or args[0] in ("-h", "--help") or args[0] not in ("up", "install", "test"):
+    if not args or args[0] in ("-h", "--help") or args[0] not in ("up", "install", "test", "petals"):
         known = args[:1] in (["-h"], ["--help"])
         (sys.stdout if known else sys.stderr).write(USAGE)
         return 0 if known else 2
     try:
         check_python(sys.version_info[:2])
-        install("test" if args[0] == "test" else "")
+        if args[0] == "petals":
+            use_petals()
+        install({"test": "test", "petals": "petals"}.get(args[0], ""))
     except Failure as failure:
         say(f"bootstrap: {failure}")
         return 1
@@ -64,6 +70,9 @@ def main(args: "list[str]") -> int:
         return 130
     if args[0] == "install":
         say(f"the programs (swarm, swarm-server, swarm-directory, swarm-gateway, swarm-client) are in {SCRIPTS}")
+        return 0
+    if args[0] == "petals":
+        say(f"swarm-server with --backend petals is in {SCRIPTS}")
         return 0
     if args[0] == "test":
         os.chdir(str(ROOT))
@@ -83,8 +92,21 @@ def check_python(version: "tuple[int, int]") -> None:
     )
 
 
+def use_petals() -> None:
+    """From here on, the environment is that of upstream Petals."""
+    global VENV, LOG, STAMP, SCRIPTS, PYTHON
+    if sys.version_info[:2] != (3, 11):
+        have = "{}.{}".format(*sys.version_info[:2])
+        start = "py -3.11 bootstrap.py petals" if WINDOWS else "python3.11 bootstrap.py petals"
+        raise Failure(f"this is Python {have}; what upstream Petals goes with is made for 3.11. Start: {start}")
+    VENV = ROOT / ".venv-petals"
+    LOG, STAMP = VENV / "bootstrap.log", VENV / "bootstrap.json"
+    SCRIPTS = VENV / SCRIPTS.name
+    PYTHON = SCRIPTS / PYTHON.name
+
+
 def install(extra: str) -> None:
-    """Bring `.venv` to the versions of constraints.txt; return at once where it has them."""
+    """Bring the environment to the versions that are tested; return at once where it has them."""
     index = os.environ.get("SWARM_TORCH_INDEX", "")
     stamp = read_stamp()
     if is_current(stamp, wanted(), extra, index) and PYTHON.exists():
@@ -97,9 +119,14 @@ def install(extra: str) -> None:
         if index and stamp.get("index", index) != index:
             pip.run(f"removing torch of {stamp['index'] or 'the package index'}", ["uninstall", "--yes", "torch"])
         pip.run(torch_step(index, shutil.which("nvidia-smi") is not None, sys.platform), torch_arguments(index))
-        project = f"{ROOT}[{extra}]" if extra else str(ROOT)
-        what = "layerswarm and what its tests need" if extra else "layerswarm"
-        pip.run(f"installing {what}", ["install", "--constraint", str(ROOT / "constraints.txt"), "--editable", project])
+        if extra == "petals":
+            pip.run("installing upstream Petals", ["install", "--no-deps", "--requirement", str(PETALS)])
+            pip.run("installing layerswarm", ["install", "--no-deps", "--editable", str(ROOT)])
+        else:
+            project = f"{ROOT}[{extra}]" if extra else str(ROOT)
+            what = "layerswarm and what its tests need" if extra else "layerswarm"
+            versions = str(ROOT / "constraints.txt")
+            pip.run(f"installing {what}", ["install", "--constraint", versions, "--editable", project])
     written = {"wanted": wanted(), "extra": extra, "index": index or stamp.get("index", "")}
     STAMP.write_text(json.dumps(written), encoding="utf-8")
     say(f"[{time.monotonic() - started:4.0f} s] installed in {VENV}")
@@ -108,8 +135,8 @@ def install(extra: str) -> None:
 def wanted() -> str:
     """Changes whenever the installation would come out another one. The path is in it because scripts hold it."""
     digest = hashlib.sha256(str(ROOT).encode())
-    for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
-        digest.update((ROOT / name).read_bytes())
+    for file in (ROOT / "setup.cfg", ROOT / "pyproject.toml", ROOT / "constraints.txt", PETALS):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -11,9 +11,9 @@ from backends.stage import Backend, BackendError
 GROUP = "swarm.backends"
 DEFAULT = "transformers"
 
-# The default is there also where the distribution is not installed (running from a source tree).
-_BUILT_IN = {DEFAULT: "backends.huggingface"}
-_EXTRAS = {"llama_cpp": "llama-cpp", "onnx": "onnx", "petals": "petals"}
+# These are there also where the distribution is not installed (running from a source tree).
+_BUILT_IN = {DEFAULT: "backends.huggingface", "petals": "backends.upstream"}
+_EXTRAS = {"llama_cpp": "llama-cpp", "onnx": "onnx"}
 
 
 def _found() -> dict[str, EntryPoint]:

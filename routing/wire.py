@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from routing.calls import Abandon, Call, Reply
 from routing.fields import (
     Address,
     Addresses,
@@ -70,10 +71,11 @@ from routing.registration import (
 
 # What is defined elsewhere and used under this name.
 __all__ = [
-    "Address", "Addresses", "Amount", "Announce", "AnnounceRouter", "Change", "Consult", "Count", "Date", "Done",
-    "Enrol", "Enrolment", "Event", "Expel", "Expelled", "Expulsion", "Gone", "Issue", "Joined", "Key", "Listed",
-    "Member", "Message", "Name", "Place", "Placed", "Positive", "Request", "Revoke", "Roster", "Router",
-    "RouterUpdated", "Seconds", "Server", "SessionId", "Site", "Snapshot", "Text", "Updated", "Watch", "Withdraw"
+    "Abandon", "Address", "Addresses", "Amount", "Announce", "AnnounceRouter", "Call", "Change", "Consult", "Count",
+    "Date", "Done", "Enrol", "Enrolment", "Event", "Expel", "Expelled", "Expulsion", "Gone", "Issue", "Joined", "Key",
+    "Listed", "Member", "Message", "Name", "Place", "Placed", "Positive", "Reply", "Request", "Revoke", "Roster",
+    "Router", "RouterUpdated", "Seconds", "Server", "SessionId", "Site", "Snapshot", "Text", "Updated", "Watch",
+    "Withdraw",
 ]  # fmt: skip
 
 
@@ -327,6 +329,7 @@ AnyMessage = (
     | Enrol | Announce | AnnounceRouter | Withdraw | Place | Placed | Done | Watch | Snapshot | Change
     | Consult | Roster | Issue | Revoke | Expel
     | Register | Caller
+    | Call | Reply | Abandon
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Self, TypedDict, Unpack
 
 from backends.stage import Array, Output
 from routing import wire
+from routing.calls import CALLED
 from routing.client import DirectoryClient
 from routing.errors import DirectoryError
 from routing.routes import missing
@@ -119,10 +120,11 @@ class Base:
         return self._directory.banished is not None
 
     def models(self) -> list[ServedModel]:
-        """What the swarm serves, by name."""
+        """What the swarm serves, by name. Upstream Petals' servers are left out: they take part in no session."""
         by_name: dict[str, list[wire.Server]] = {}
         for server in self._directory.view.servers.values():
-            by_name.setdefault(server.model, []).append(server)
+            if not server.model.startswith(CALLED):
+                by_name.setdefault(server.model, []).append(server)
         return [
             ServedModel(
                 name,

@@ -158,3 +158,30 @@ def test_the_program_takes_the_place_of_the_bootstrap() -> None:
     started = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     out, _ = started.communicate(timeout=60)
     assert (out.split(), started.returncode) == ([str(started.pid), "True"], 5)
+
+
+def test_the_environment_of_upstream_petals_is_apart_and_wants_its_own_python(
+    bootstrap: ModuleType, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(bootstrap.sys, "version_info", (3, 12, 1))
+    with pytest.raises(bootstrap.Failure, match=r"3\.12; what upstream Petals goes with is made for 3\.11"):
+        bootstrap.use_petals()
+    assert bootstrap.VENV == ROOT / ".venv"
+    monkeypatch.setattr(bootstrap.sys, "version_info", (3, 11, 9))
+    bootstrap.use_petals()
+    assert bootstrap.VENV == ROOT / ".venv-petals"
+    assert bootstrap.PYTHON.is_relative_to(bootstrap.VENV) and bootstrap.STAMP.is_relative_to(bootstrap.VENV)
+
+
+def test_upstream_petals_gets_the_versions_that_are_tested_where_it_can() -> None:
+    def pins(text: str) -> dict[str, str]:
+        lines = [line for line in text.splitlines() if "==" in line]
+        return {
+            name.lower().replace("_", "-"): version for name, _, version in (line.partition("==") for line in lines)
+        }
+
+    wanted = (ROOT / "backends" / "upstream" / "requirements.txt").read_text(encoding="utf-8")
+    own, _, shared = wanted.partition("# As in constraints.txt.")
+    tested = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    assert pins(shared).items() <= tested.items()
+    assert {"petals", "transformers"} <= pins(own).keys()

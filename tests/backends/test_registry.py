@@ -19,31 +19,30 @@ def entry_points(**points: str) -> object:
 
 def test_the_default_is_there_without_an_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", entry_points())
-    assert registry.names() == ["transformers"]
-    assert callable(registry.find("transformers").load)
+    assert registry.names() == ["transformers", "petals"]
+    assert all(callable(registry.find(name).load) for name in registry.names())
 
 
 def test_an_entry_point_adds_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     points = entry_points(another="backends.huggingface", transformers="backends.huggingface")
     monkeypatch.setattr(registry, "entry_points", points)
-    assert registry.names() == ["transformers", "another"]
+    assert registry.names() == ["transformers", "another", "petals"]
     assert registry.find("another") is registry.find("transformers")
 
 
 def test_a_backend_that_is_not_there_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", entry_points(onnx="a_module_that_is_not_installed"))
-    with pytest.raises(BackendError, match=r"'vllm'; installed: transformers, onnx$"):
+    with pytest.raises(BackendError, match=r"'vllm'; installed: transformers, onnx, petals$"):
         registry.find("vllm")
     with pytest.raises(BackendError, match=r"pip install layerswarm\[llama-cpp\]"):
         registry.find("llama_cpp")
-    with pytest.raises(BackendError, match=r"pip install layerswarm\[petals\]"):
-        registry.find("petals")
     with pytest.raises(BackendError, match=r"cannot start .*pip install layerswarm\[onnx\]"):
         registry.find("onnx")
 
 
-def test_importing_a_backend_imports_no_tensor_library() -> None:
-    code = "import sys; from backends import registry; registry.find('transformers'); print('torch' in sys.modules)"
+@pytest.mark.parametrize("name", ["transformers", "petals"])
+def test_importing_a_backend_imports_no_tensor_library(name: str) -> None:
+    code = f"import sys; from backends import registry; registry.find({name!r}); print('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -1,0 +1,48 @@
+"""The backend `petals`: upstream Petals' own blocks, `TransformerBackend` and `MemoryCache`, hosted by our server.
+
+It needs the published `petals` in an environment of its own (`python bootstrap.py petals`), because upstream goes with
+an older transformers. `patches` lets it run without hivemind, on Windows too. Upstream serves blocks only:
+
+* `info` reads a model folder in upstream's terms;
+* `edges` adds what comes before the first block and after the last, in plain torch;
+* `cache` holds the KV caches of sessions in upstream's `MemoryCache`;
+* `stage` runs a span.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from backends.stage import BackendError, ModelInfo, Options, Span, Stage
+from patches import PatchError, apply
+
+__all__ = ["describe", "load"]
+
+
+def describe(model: Path) -> ModelInfo:
+    """Read configuration and safetensors headers; see `backends.stage.Backend.describe`."""
+    _prepare()
+    from backends.upstream.info import read
+
+    return read(Path(model)).info
+
+
+def load(model: Path, span: Span, options: Options) -> Stage:
+    """Load a span; see `backends.stage.Backend.load`."""
+    _prepare()
+    from backends.upstream.stage import load as start
+
+    return start(Path(model), Span(*span), options)
+
+
+def _prepare() -> None:
+    try:
+        apply()
+        # bitsandbytes, which upstream imports, prints warnings to standard output, where scripts read our `ready:`.
+        with redirect_stdout(sys.stderr):
+            importlib.import_module("petals.utils.peft")
+    except (PatchError, ImportError) as error:
+        raise BackendError(f"the petals backend cannot start: {error}") from error
