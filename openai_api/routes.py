@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from openai_api import messages
+from openai_api import documents, messages
 from openai_api.answering import answered, placed
 from openai_api.chat_schemas import ChatRequest
+from openai_api.documents import MESSAGES_ERRORS, answers
 from openai_api.embeddings import EmbeddingRequest
 from openai_api.message_schemas import CountRequest, MessagesRequest
 from openai_api.messages import MessageOutput
@@ -17,18 +18,14 @@ from openai_api.models import catalogue, described
 from openai_api.page import Page
 from openai_api.response_schemas import ResponsesRequest
 from openai_api.responses import ResponseOutput
-from openai_api.schemas import CompletionRequest, ErrorBody, MessagesErrorBody
+from openai_api.schemas import CompletionRequest
 from openai_api.tokens import DetokenizeRequest, TokenizeRequest
 from swarm import ServedModel
 
-ANTHROPIC: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": MessagesErrorBody},
-    "5XX": {"model": MessagesErrorBody},
-}
-router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
+router = APIRouter(responses=documents.errors())
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=answers(documents.ModelList))
 async def list_models(request: Request, available: bool = False) -> Response:
     """The models of the swarm, those whose blocks are all served first.
 
@@ -42,23 +39,23 @@ async def list_models(request: Request, available: bool = False) -> Response:
     return JSONResponse({"object": "list", "data": models})
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", responses=answers(documents.ModelObject))
 async def retrieve_model(model: str, request: Request) -> Response:
     gateway = request.app.state.gateway
     return JSONResponse(described(gateway.model(model), gateway.started))
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=answers(documents.Completion, streamed=True))
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     return await answered(request, lambda: request.app.state.gateway.completion(body), bool(body.stream))
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=answers(documents.ChatCompletion, streamed=True))
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     return await answered(request, lambda: request.app.state.gateway.chat(body), bool(body.stream))
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", responses=answers(documents.ResponseObject, streamed=True))
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Without state: nothing is stored, so `previous_response_id` and `conversation` are refused."""
     output, gateway = ResponseOutput(body), request.app.state.gateway
@@ -70,25 +67,25 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     )
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", responses=answers(documents.EmbeddingList))
 async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """Pooled hidden states of the last block, of length one."""
     return JSONResponse(await placed(request, lambda: request.app.state.gateway.embeddings(body)))
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", responses=answers(documents.Tokens))
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The token ids of a text or a conversation."""
     return JSONResponse(await placed(request, lambda: request.app.state.gateway.tokenize(body)))
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", responses=answers(documents.Detokenized))
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of token ids."""
     return JSONResponse(await placed(request, lambda: request.app.state.gateway.detokenize(body)))
 
 
-@router.post(messages.PATH, responses=ANTHROPIC)
+@router.post(messages.PATH, responses={**MESSAGES_ERRORS, **answers(documents.MessageObject, streamed=True)})
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Anthropic's API."""
     output, gateway = MessageOutput(), request.app.state.gateway
@@ -97,14 +94,14 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
     )
 
 
-@router.post(f"{messages.PATH}/count_tokens", responses=ANTHROPIC)
+@router.post(f"{messages.PATH}/count_tokens", responses={**MESSAGES_ERRORS, **answers(documents.TokenCount)})
 async def count_tokens(body: CountRequest, request: Request) -> Response:
     gateway = request.app.state.gateway
     count = await placed(request, lambda: gateway.count(body.for_chat()))
     return JSONResponse({"input_tokens": count})
 
 
-@router.get("/health")
+@router.get("/health", responses=answers(documents.Health))
 async def health(request: Request) -> Response:
     """Status 200 while the gateway lives; the body says which models can be used."""
     models = request.app.state.gateway.models()
@@ -114,7 +111,7 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok", "complete": any(model.complete for model in models), "models": coverage})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -77,7 +77,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-VERSION = 3
+VERSION = 4
 CHUNK = 1 << 20  # bytes; libzmq encrypts a frame at a time, so small frames bound its copies
 MAX_FRAME = 4 << 20  # bytes; ZMQ_MAXMSGSIZE of every socket
 MAX_TENSOR = 256 << 20  # bytes

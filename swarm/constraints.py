@@ -196,8 +196,12 @@ def problem_of(grammar: str) -> str:
         from llguidance import LLMatcher, LLParserLimits
     except ImportError:
         return ""
-    limits = LLParserLimits(**_LIMITS)  # type: ignore[arg-type]
-    wrong, problems = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=limits)
+    try:
+        with _failing():
+            limits = LLParserLimits(**_LIMITS)  # type: ignore[arg-type]
+            wrong, problems = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=limits)
+    except ConstraintError as error:
+        return str(error)
     return _line(problems[0]) if wrong else ""
 
 

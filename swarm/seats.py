@@ -220,6 +220,8 @@ class Seats:
         need = message.max_length - (known.max_length if known else 0)
         gone = self._make_room(need, sender, now, keep=message.session)
         generation = message.generation
+        if known is not None and known.constraint is not None:
+            known.constraint.cancel()
         seat = Seat(
             session=message.session,
             owner=sender,
@@ -240,7 +242,9 @@ class Seats:
         return seat, gone
 
     def close(self, session: str) -> None:
-        self._seats.pop(session, None)
+        seat = self._seats.pop(session, None)
+        if seat is not None and seat.constraint is not None:
+            seat.constraint.cancel()
 
     def abandoned(self, now: float) -> list[Seat]:
         """Seats whose time is over."""
