@@ -76,6 +76,17 @@ class TextFormat(Refusing):
     pattern: Text | None = None
     grammar: Text | None = None
 
+    @model_validator(mode="after")
+    def _combinations(self) -> TextFormat:
+        owners = {"name": "json_schema", "schema_": "json_schema", "pattern": "regex", "grammar": "grammar"}
+        for field, kind in owners.items():
+            given, name = getattr(self, field) is not None, field.rstrip("_")
+            if kind == self.type and not given:
+                raise combination(name, f"it is needed where the type is '{kind}'")
+            if kind != self.type and given:
+                raise combination(name, f"it is only allowed where the type is '{kind}'")
+        return self
+
 
 class TextOptions(Refusing):
     refused: ClassVar[Refused] = {"verbosity": ("medium",)}

@@ -24,7 +24,7 @@ class ResponseOutput:
 
     def body(self, answer: Answer, pieces: Sequence[Piece], used: int) -> Json:
         (piece,) = pieces
-        items = [_message(answer, piece.text, "completed")] if piece.text or not piece.calls else []
+        items = [_message(answer, 0, piece.text, "completed")] if piece.text or not piece.calls else []
         items += [_call(answer, part, part.arguments, "completed") for part in piece.calls]
         return self.response(answer, piece.finish, items, used)
 
@@ -127,7 +127,7 @@ class ResponseEvents:
         if self._text is not None:
             return
         self._text = ""
-        item = _message(self._answer, "", "in_progress") | {"content": []}
+        item = _message(self._answer, len(self._items), "", "in_progress") | {"content": []}
         yield self._event("response.output_item.added", output_index=len(self._items), item=item)
         yield self._text_event("response.content_part.added", part=_part(""))
 
@@ -135,7 +135,7 @@ class ResponseEvents:
         if self._text is None:
             return
         text, place = self._text, len(self._items)
-        item = _message(self._answer, text, "completed")
+        item = _message(self._answer, place, text, "completed")
         yield self._text_event("response.output_text.done", text=text, logprobs=[])
         yield self._text_event("response.content_part.done", part=_part(text))
         self._items.append(item)
@@ -153,7 +153,7 @@ class ResponseEvents:
         yield self._event("response.output_item.done", output_index=place, item=item)
 
     def _text_event(self, kind: str, **fields: Any) -> bytes:
-        item = f"msg_{self._answer.id}"
+        item = _message_id(self._answer, len(self._items))
         return self._event(kind, item_id=item, output_index=len(self._items), content_index=0, **fields)
 
     def _call_event(self, kind: str, **fields: Any) -> bytes:
@@ -167,9 +167,13 @@ class ResponseEvents:
         return event
 
 
-def _message(answer: Answer, text: str, status: str) -> Json:
+def _message_id(answer: Answer, place: int) -> str:
+    return f"msg_{answer.id.removeprefix('resp_')}_{place}"
+
+
+def _message(answer: Answer, place: int, text: str, status: str) -> Json:
     return {
-        "id": f"msg_{answer.id}",
+        "id": _message_id(answer, place),
         "type": "message",
         "status": status,
         "role": "assistant",
@@ -193,7 +197,7 @@ def _call(answer: Answer, part: CallPart, arguments: str, status: str) -> Json:
 
 
 def _item_id(answer: Answer, part: CallPart) -> str:
-    return f"fc_{answer.id}_{part.index}"
+    return f"fc_{answer.id.removeprefix('resp_')}_{part.index}"
 
 
 def _tool(tool: Json) -> Json:
