@@ -24,6 +24,7 @@ MAX_TOOLS = 128
 class TextPart(Refusing):
     type: Literal["text"]
     text: Text
+    prompt_cache_breakpoint: JsonObject | None = None  # a hint that changes no answer
 
 
 class Function(Refusing):

@@ -36,7 +36,7 @@ class TextBlock(Refusing):
 class Block(Refusing):
     """A text, a call of a tool, or its result."""
 
-    refused: ClassVar[Refused] = {"citations": ([],), "caller": ({"type": "direct"},)}
+    refused: ClassVar[Refused] = {"citations": ([],), "caller": ({"type": "direct"},), "toolset_name": ()}
 
     type: Literal["text", "tool_use", "tool_result"]
     text: Text | None = None

@@ -21,6 +21,7 @@ class InputText(Refusing):
     text: Text
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
+    prompt_cache_breakpoint: JsonObject | None = None  # a hint that changes no answer
 
 
 class Item(Refusing):
@@ -53,6 +54,13 @@ class Item(Refusing):
 
 
 class ResponseFunction(Refusing):
+    refused: ClassVar[Refused] = {
+        "allowed_callers": (["direct"],),
+        "async": (False,),
+        "defer_loading": (False,),
+        "output_schema": (),
+    }
+
     type: Literal["function"]
     name: Annotated[str, Field(pattern=NAME)]
     description: Text | None = None
@@ -100,14 +108,18 @@ class ResponseStreamOptions(Refusing):
 
 class ResponsesRequest(Refusing):
     refused: ClassVar[Refused] = {
+        "access_programs": ([],),
         "background": (False,),
+        "background_options": (),
         "context_management": ([],),
         "conversation": (),
+        "image": (),
         "include": ([],),
         "max_tool_calls": (),
         "moderation": (),
         "previous_response_id": (),
         "prompt": (),
+        "prompt_cache_options": (),
         "reasoning": ({}, {"effort": None}, {"effort": "none"}),
         "service_tier": ("auto", "default"),
         "store": (False,),

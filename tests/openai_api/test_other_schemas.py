@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic.types
+import openai.types.chat
+import openai.types.responses
 import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from openai_api.chat_schemas import ChatRequest
 from openai_api.embeddings import EmbeddingRequest
 from openai_api.errors import ApiError, from_validation
 from openai_api.message_schemas import CountRequest, MessagesRequest
 from openai_api.response_schemas import ResponsesRequest
-from openai_api.schemas import Refusing, names
+from openai_api.schemas import CompletionRequest, Refusing, names
 from openai_api.tokens import DetokenizeRequest, TokenizeRequest
 
 RESPONSE: dict[str, Any] = {"model": "m", "input": "hi"}
@@ -138,3 +142,19 @@ def test_blocks_of_a_message_become_messages_of_a_chat() -> None:
     assert messages[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
     assert (messages[3]["content"], messages[4]["content"]) == ("2", "Well?")
     assert (chat.tool_choice, chat.parallel_tool_calls, chat.limit, chat.stops) == ("required", False, 5, ("x",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        (ChatRequest, openai.types.chat.completion_create_params.CompletionCreateParamsBase),
+        (CompletionRequest, openai.types.completion_create_params.CompletionCreateParamsBase),
+        (ResponsesRequest, openai.types.responses.response_create_params.ResponseCreateParamsBase),
+        (EmbeddingRequest, openai.types.EmbeddingCreateParams),
+        (MessagesRequest, anthropic.types.message_create_params.MessageCreateParamsBase),
+        (CountRequest, anthropic.types.MessageCountTokensParams),
+    ],
+)
+def test_every_parameter_of_the_client_is_carried_out_or_refused_by_name(kind: type[Refusing], known: Any) -> None:
+    ours = {field.alias or name for name, field in kind.model_fields.items()} | set(kind.refused)
+    assert set(known.__annotations__) - {"stream", "betas"} - ours == set()
