@@ -8,7 +8,6 @@ Nothing but the grammar and the answer so far decides what is allowed, so any ta
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +24,6 @@ from swarm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-
-log = logging.getLogger(__name__)
 
 MISSING = "this machine cannot constrain answers: the package llguidance is not installed"
 
@@ -159,8 +156,9 @@ class Grammars:
         return constrained(grammar, self._vocabulary, answer)
 
     def _prepared(self, generation: wire.Generation) -> Constraint:
-        answer = generation.history[generation.prompt_length :]
-        return self.compile(generation.sampling.grammar, answer)
+        with _failing():  # nothing that is wrong with it may end the server
+            answer = generation.history[generation.prompt_length :]
+            return self.compile(generation.sampling.grammar, answer)
 
 
 def of_schema(schema: Mapping[str, Any], strict: bool = True) -> str:
@@ -210,7 +208,7 @@ def _failing() -> Iterator[None]:
     """Whatever goes wrong in llguidance is the grammar's fault. A panic of its Rust code is no `Exception`."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (ConstraintError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         raise ConstraintError(f"the grammar cannot be followed: {_line(error)}") from error
