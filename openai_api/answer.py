@@ -1,7 +1,8 @@
 """An answer while it is made: the choices that the swarm generates side by side, whole or as a stream of events.
 
-The stream is server-sent events as OpenAI sends them: `data: {chunk}` lines, the last one `data: [DONE]`.
-Comments (lines that begin with a colon) carry the swarm's notices and keep quiet connections open; clients skip them.
+How it is written down is the matter of an `Output`: chunks of OpenAI's chat and completions (`openai_api.chunks`), of
+its responses, of Anthropic's messages. A stream is server-sent events. Comments (lines that begin with a colon) carry
+the swarm's notices and keep quiet connections open; clients skip them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from openai_api.choice import Choice, Entry, Finish, Piece
+from openai_api.calls import CallReader, merged_calls
+from openai_api.choice import Choice, Entry, Piece
 from openai_api.engine import Engine, Step
+from openai_api.errors import ApiError
+from openai_api.families import Family
 from openai_api.merging import Quiet, merged
 from openai_api.metrics import Metrics
 from openai_api.scoring import offsets_of, scored
@@ -29,7 +33,6 @@ AT_ONCE = 16  # choices of one request that are generated at the same time
 # s of silence after which a stream shows that it lives. Longer than the swarm waits for room on servers that are full,
 # so that an overload is still answered with a status of its own.
 QUIET = 15.0
-DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +49,47 @@ class Plan:
     echo: str | None = None
 
 
-class Form(Protocol):
-    """How completions, or chat completions, write things down. Every method gives an item of `choices`."""
+@dataclass(frozen=True)
+class Calling:
+    """The functions that an answer may call.
 
-    @property
-    def whole_object(self) -> str:
-        """What the field `object` says, and of a stream's chunks `chunk_object`."""
+    Attributes:
+        most: calls.
+        keep: special tokens that begin or end calls.
+    """
+
+    family: Family
+    names: frozenset[str]
+    most: int
+    keep: frozenset[int]
+
+    def reader(self) -> CallReader:
+        return CallReader(self.family.syntax, self.names, self.most, self.family.new_id)
+
+
+class Stream(Protocol):
+    """Writes the events of one answer."""
+
+    def piece(self, index: int, piece: Piece) -> Iterator[bytes]:
+        """What comes with the next piece of a choice."""
         ...
 
-    @property
-    def chunk_object(self) -> str: ...
-
-    def opening(self, index: int) -> Json | None:
-        """What comes before the first piece of a choice, if anything."""
+    def end(self, used: int) -> Iterator[bytes]:
+        """What comes last; `used`: tokens that were generated."""
         ...
 
-    def chunk(self, index: int, piece: Piece) -> Json: ...
 
-    def closing(self, index: int, finish: Finish) -> Json: ...
+class Output(Protocol):
+    """How an API writes an answer down."""
 
-    def whole(self, index: int, piece: Piece) -> Json:
-        """A choice that was not streamed; `piece` holds all of it."""
+    def body(self, answer: Answer, pieces: Sequence[Piece], used: int) -> Json:
+        """An answer that is not streamed: one piece for each choice."""
+        ...
+
+    def stream(self, answer: Answer) -> Stream: ...
+
+    def failure(self, problem: ApiError) -> bytes:
+        """The last event of a stream that failed after it had begun."""
         ...
 
 
@@ -85,37 +108,25 @@ class Answer:
     model: str
     created: int
     fingerprint: str
-    form: Form
+    output: Output
     plans: tuple[Plan, ...]
     tokenizer: Tokenizer | None
     stops: tuple[str, ...]
     prompt_tokens: int
     token_ids: bool
     usage: bool
-
-    def head(self, kind: str) -> Json:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-        }
+    calling: Calling | None = None
 
 
 async def whole(answer: Answer, engine: Engine, metrics: Metrics) -> Json:
     """The body of an answer that is not streamed."""
-    pieces: list[list[Piece]] = [[] for _ in answer.plans]
+    parts: list[list[Piece]] = [[] for _ in answer.plans]
     async with aclosing(_items(answer, engine, metrics)) as items:
         async for item in items:
             if not isinstance(item, Quiet) and isinstance(item[1], Piece):
-                pieces[item[0]].append(item[1])
-    choices = []
-    for index, parts in enumerate(pieces):
-        piece = joined(parts)
-        choices.append(answer.form.whole(index, piece) | _ids(answer, piece.tokens))
-    used = sum(len(piece.tokens) for parts in pieces for piece in parts)
-    return {**answer.head(answer.form.whole_object), "choices": choices, "usage": usage(answer.prompt_tokens, used)}
+                parts[item[0]].append(item[1])
+    pieces = [joined(each) for each in parts]
+    return answer.output.body(answer, pieces, sum(len(piece.tokens) for piece in pieces))
 
 
 async def events(answer: Answer, engine: Engine, metrics: Metrics, quiet: float = QUIET) -> AsyncGenerator[bytes, None]:
@@ -123,7 +134,7 @@ async def events(answer: Answer, engine: Engine, metrics: Metrics, quiet: float 
 
     Notices that come before the first token wait for it: as long as nothing is sent, an error has a status of its own.
     """
-    opened: set[int] = set()
+    stream = answer.output.stream(answer)
     waiting: list[bytes] = []
     begun = False
     used = 0
@@ -136,31 +147,27 @@ async def events(answer: Answer, engine: Engine, metrics: Metrics, quiet: float 
                 case (_, Notice(text)):
                     waiting.append(_comment(text))
                 case (index, Piece() as piece):
-                    waiting.extend(_piece_events(answer, index, piece, first=index not in opened))
-                    opened.add(index)
+                    waiting.extend(stream.piece(index, piece))
                     used += len(piece.tokens)
                     begun = True
             if begun:
                 for event in waiting:
                     yield event
                 waiting.clear()
-    if answer.usage:
-        yield _event(answer, [], usage(answer.prompt_tokens, used))
-    yield DONE
+    for event in stream.end(used):
+        yield event
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
-    """All pieces of a choice as one."""
+    """All pieces of a choice as one, with whole calls."""
     return Piece(
         "".join(piece.text for piece in pieces),
         tuple(entry for piece in pieces for entry in piece.entries),
         tuple(token for piece in pieces for token in piece.tokens),
         pieces[-1].finish if pieces else "",
+        pieces[-1].stop if pieces else "",
+        tuple(merged_calls([part for piece in pieces for part in piece.calls])),
     )
-
-
-def usage(prompt: int, completion: int) -> Json:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def top_of(entry: Entry) -> list[tuple[int, float]]:
@@ -173,30 +180,14 @@ def number(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def sse(content: Json) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-def _piece_events(answer: Answer, index: int, piece: Piece, first: bool) -> Iterator[bytes]:
-    if first and (opening := answer.form.opening(index)) is not None:
-        yield _event(answer, [opening])
-    if piece.text or piece.entries or (answer.token_ids and piece.tokens):
-        yield _event(answer, [answer.form.chunk(index, piece) | _ids(answer, piece.tokens)])
-    if piece.finish:
-        yield _event(answer, [answer.form.closing(index, piece.finish)])
+def sse(content: Json, event: str = "") -> bytes:
+    """A server-sent event; `event`: its name, where it has one."""
+    name = f"event: {event}\n".encode() if event else b""
+    return name + b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _comment(text: str) -> bytes:
     return f": {' '.join(text.split())}\n\n".encode()
-
-
-def _event(answer: Answer, choices: list[Json], used: Json | None = None) -> bytes:
-    chunk = {**answer.head(answer.form.chunk_object), "choices": choices}
-    return sse(chunk | {"usage": used} if answer.usage else chunk)
-
-
-def _ids(answer: Answer, tokens: tuple[int, ...]) -> Json:
-    return {"token_ids": list(tokens)} if answer.token_ids else {}
 
 
 async def _echo(answer: Answer, plan: Plan, text: str, engine: Engine) -> Piece:
@@ -217,7 +208,14 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
     """One choice, until it ends."""
     if plan.echo is not None:
         yield await _echo(answer, plan, plan.echo, engine)
-    choice = Choice(answer.tokenizer, answer.stops, len(plan.echo or ""))
+    calling = answer.calling
+    choice = Choice(
+        answer.tokenizer,
+        answer.stops,
+        len(plan.echo or ""),
+        calling.reader() if calling else None,
+        calling.keep if calling else (),
+    )
     if plan.max_new_tokens == 0:
         yield choice.end()
         return

@@ -18,12 +18,13 @@ from openai_api.bodies import LIMIT, BodyLimit
 from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
 from openai_api.gateway import Gateway
 from openai_api.keys import Guard
+from openai_api.messages import body_of
 from openai_api.metrics import Metrics
 from openai_api.observation import GONE, Observed
 from openai_api.page import chat_page
 from openai_api.room import Room
 from openai_api.routes import router
-from openai_api.schemas import NAMES
+from openai_api.schemas import names
 from swarm import SwarmError, __version__
 
 log = logging.getLogger(__name__)
@@ -64,25 +65,26 @@ async def _on_error(request: Request, error: Exception) -> Response:
     problem = from_exception(error, request.state.request_id)
     if problem.status == 500 and isinstance(error, SwarmError):
         log.error("%s failed: %s", request.state.request_id, error)
-    return _response(problem)
+    return _response(request, problem)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _response(from_validation(error.errors(), NAMES))
+    return _response(request, from_validation(error.errors(), names()))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     match error.status_code:
         case 404:
-            return _response(unknown_route(request.method, request.url.path))
+            return _response(request, unknown_route(request.method, request.url.path))
         case 405:
-            return _response(wrong_method(request.method, request.url.path, error.headers))
+            return _response(request, wrong_method(request.method, request.url.path, error.headers))
         case 413:
-            return _response(ApiError(413, error.detail, code="body_too_large"))
+            return _response(request, ApiError(413, error.detail, code="body_too_large"))
         case _:
-            return _response(invalid("The body could not be read: it must be JSON in UTF-8.", code="invalid_json"))
+            problem = invalid("The body could not be read: it must be JSON in UTF-8.", code="invalid_json")
+            return _response(request, problem)
 
 
 async def _on_gone(request: Request, error: Exception) -> Response:
@@ -90,7 +92,8 @@ async def _on_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=GONE)
 
 
-def _response(problem: ApiError) -> Response:
+def _response(request: Request, problem: ApiError) -> Response:
     # ASCII, because a message may quote what the caller sent, and that need not be text (halves of surrogate pairs).
-    content = json.dumps(problem.body(), ensure_ascii=True)
+    body = body_of(problem, request.scope["path"], request.state.request_id)
+    content = json.dumps(body, ensure_ascii=True)
     return Response(content, problem.status, problem.headers, media_type="application/json")

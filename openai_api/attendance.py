@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from openai_api.answer import sse
-from openai_api.errors import from_exception, shutting_down
+from openai_api.errors import ApiError, from_exception, shutting_down
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,12 +52,21 @@ async def _left(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Sends events until they end. An error after the first event becomes the last one, and no `[DONE]` follows."""
+    """Sends events until they end. An error after the first event becomes the last one, and no `[DONE]` follows.
+
+    Args:
+        failure: the event that tells of an error.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, first: bytes, rest: AsyncGenerator[bytes, None], closing: asyncio.Event, request_id: str
+        self,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        closing: asyncio.Event,
+        request_id: str,
+        failure: Callable[[ApiError], bytes] = lambda problem: sse(problem.body()),
     ) -> None:
         # `X-Accel-Buffering` keeps nginx from collecting the events.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -66,6 +75,7 @@ class EventStream(Response):
         self._rest = rest
         self._closing = closing
         self._request_id = request_id
+        self._failure = failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -80,7 +90,7 @@ class EventStream(Response):
                 problem = from_exception(error, self._request_id)
                 if problem.status == 500:
                     log.exception("%s failed", self._request_id)
-                await _send(send, sse(problem.body()))
+                await _send(send, self._failure(problem))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self._rest.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openai_api.answer import Json, number, top_of
+from openai_api.calls import CallPart
 from openai_api.choice import Finish, Piece
 from openai_api.vocabulary import TokenTexts
 
@@ -22,13 +23,19 @@ class ChatForm:
         return _delta(index, {"role": "assistant", "content": ""}, None, None)
 
     def chunk(self, index: int, piece: Piece) -> Json:
-        return _delta(index, {"content": piece.text}, self._logprobs(piece), None)
+        delta: Json = {"content": piece.text} if piece.text or not piece.calls else {}
+        if piece.calls:
+            delta["tool_calls"] = [_call_delta(part) for part in piece.calls]
+        return _delta(index, delta, self._logprobs(piece), None)
 
     def closing(self, index: int, finish: Finish) -> Json:
         return _delta(index, {}, None, finish)
 
     def whole(self, index: int, piece: Piece) -> Json:
-        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        content = piece.text if piece.text or not piece.calls else None
+        message: Json = {"role": "assistant", "content": content, "refusal": None}
+        if piece.calls:
+            message["tool_calls"] = [_call(part) for part in piece.calls]
         return {
             "index": index,
             "message": message,
@@ -52,6 +59,16 @@ class ChatForm:
             "logprob": logprob,
             "bytes": None if content is None else list(content),
         }
+
+
+def _call(part: CallPart) -> Json:
+    return {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": part.arguments}}
+
+
+def _call_delta(part: CallPart) -> Json:
+    if part.first:
+        return {"index": part.index, **_call(part)}
+    return {"index": part.index, "function": {"arguments": part.arguments}}
 
 
 def _delta(index: int, delta: Json, logprobs: Json | None, finish: Finish | None) -> Json:

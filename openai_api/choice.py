@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from openai_api.calls import CallPart, CallReader
 from openai_api.stops import StopScanner
 from routing import wire
 from swarm.tokenizer import Tokenizer
 
-Finish = Literal["", "stop", "length"]
+Finish = Literal["", "stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,16 @@ class Piece:
         entries: the tokens whose text begins in what has been shown so far; the end token is none of them.
         tokens: ids that were generated, in order: all of them, whatever of their text is shown.
         finish: set on the last piece.
+        stop: the stop string that ended the choice, if one did.
+        calls: parts of function calls; their text is not in `text`.
     """
 
     text: str = ""
     entries: tuple[Entry, ...] = ()
     tokens: tuple[int, ...] = ()
     finish: Finish = ""
+    stop: str = ""
+    calls: tuple[CallPart, ...] = ()
 
 
 class Choice:
@@ -54,10 +59,20 @@ class Choice:
         tokenizer: None for a model that has none: its choices have token ids and no text.
         stops: stop strings.
         echo: characters of the prompt that the choice's text begins with; stop strings are not looked for there.
+        reader: of function calls, where there may be some.
+        keep: special tokens that the text shows, because calls begin or end with them.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str] = (), echo: int = 0) -> None:
-        self._detokenizer = tokenizer.detokenizer() if tokenizer else None
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        stops: Sequence[str] = (),
+        echo: int = 0,
+        reader: CallReader | None = None,
+        keep: Collection[int] = (),
+    ) -> None:
+        self._detokenizer = tokenizer.detokenizer(keep=keep) if tokenizer else None
+        self._reader = reader
         self._scanner = StopScanner(stops)
         self._waiting: deque[Entry] = deque()
         self._read = echo  # characters of the choice as far as the detokenizer knows it
@@ -65,25 +80,40 @@ class Choice:
 
     def push(self, step: wire.Token) -> Piece:
         """Take the next token; the piece's `finish` is set when it was the last one."""
+        return self._with_calls(self._push(step))
+
+    def end(self) -> Piece:
+        """The last piece where no token says that it is the last."""
+        return self._with_calls(self._end("length", ()))
+
+    def _with_calls(self, piece: Piece) -> Piece:
+        if self._reader is None:
+            return piece
+        text, calls = self._reader.push(piece.text)
+        finish = piece.finish
+        if self._reader.complete:
+            finish = "tool_calls"
+        elif finish:
+            text += self._reader.flush()
+            finish = "tool_calls" if finish == "stop" and self._reader.calls else finish
+        return replace(piece, text=text, finish=finish, calls=tuple(calls))
+
+    def _push(self, step: wire.Token) -> Piece:
         if step.finish == "stop":
             return self._end("stop", (step.token,))
         self._waiting.append(Entry(step.token, self._read, step.logprob, step.top))
         text = self._let_through(self._detokenizer.push(step.token) if self._detokenizer else "")
         if self._scanner.found is not None:
-            return Piece(text, self._ready(cut=True), (step.token,), "stop")
+            return Piece(text, self._ready(cut=True), (step.token,), "stop", self._scanner.found)
         if step.finish == "length":
             last = self._end("length", (step.token,))
-            return Piece(text + last.text, last.entries, last.tokens, last.finish)
+            return replace(last, text=text + last.text)
         return Piece(text, self._ready(), (step.token,))
-
-    def end(self) -> Piece:
-        """The last piece where no token says that it is the last."""
-        return self._end("length", ())
 
     def _end(self, finish: Finish, tokens: tuple[int, ...]) -> Piece:
         text = self._let_through(self._detokenizer.flush() if self._detokenizer else "")
         if self._scanner.found is not None:
-            return Piece(text, self._ready(cut=True), tokens, "stop")
+            return Piece(text, self._ready(cut=True), tokens, "stop", self._scanner.found)
         held = self._scanner.flush()
         self._shown += len(held)
         entries = tuple(self._waiting)

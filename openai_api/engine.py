@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from backends.stage import Array
+from backends.stage import Array, Output
 from routing import wire
 from swarm import Notice, Sampling, ServedModel
 from swarm.tokenizer import Tokenizer
@@ -23,8 +23,9 @@ class Session(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    async def step(self, input_ids: Sequence[int]) -> Array:
-        """Append the tokens; `[tokens, vocab]` float32 logits, those of the token after each."""
+    async def step(self, input_ids: Sequence[int], output: Output = "logits") -> Array:
+        """Append the tokens; `[tokens, vocab]` float32 logits, those of the token after each; or, with `hidden`, the
+        `[tokens, hidden]` states after the last norm."""
         ...
 
 

@@ -164,7 +164,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], names: frozenset[str]) 
     if kind == "string_unicode":
         return invalid("The body holds half of a surrogate pair, which is no text.", param or None, "invalid_json")
     if kind == "combination":
-        name = error["ctx"]["param"]
+        name = ".".join(filter(None, [param, error["ctx"]["param"]]))
         return invalid(f"Invalid value for '{name}': {error['ctx']['why']}.", name, "invalid_combination")
     if kind == "unsupported_parameter":
         return unsupported(".".join(part for part in (param, error["ctx"]["name"]) if part), error["ctx"]["why"])

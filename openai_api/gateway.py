@@ -7,15 +7,22 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from openai_api.answer import Answer, Form, Plan
+from openai_api import embeddings
+from openai_api.answer import Answer, Calling, Json, Output, Plan
 from openai_api.chat import ChatForm
+from openai_api.chat_schemas import ChatMessage, ChatRequest, Tool
+from openai_api.chunks import Chunked
 from openai_api.completions import CompletionForm
+from openai_api.embeddings import EmbeddingRequest, embedded, shortened
 from openai_api.engine import Engine
 from openai_api.errors import incomplete, invalid, model_not_found
+from openai_api.families import family_of, prepared
+from openai_api.formats import calling_of, constraint_of, grammar_of, offered
 from openai_api.parameters import CHAT_TOKENS, COMPLETION_TOKENS, new_tokens, sampling_of, seed_of
-from openai_api.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Generating
+from openai_api.schemas import MAX_CHOICES, CompletionRequest, Generating
+from openai_api.tokens import DetokenizeRequest, TokenizeRequest
 from openai_api.vocabulary import TokenTexts
 from swarm import ServedModel, SwarmError
 from swarm.tokenizer import Tokenizer
@@ -83,25 +90,91 @@ class Gateway:
         if len(prompts) * request.choices > MAX_CHOICES:
             raise invalid(f"At most {MAX_CHOICES} choices can be asked for at once.", "prompt")
         ids = [prompt if isinstance(prompt, list) else await self._encode(tokenizer, prompt) for prompt in prompts]
-        form = CompletionForm(self._token_texts(model, tokenizer), request.alternatives >= 0)
+        output = Chunked(CompletionForm(self._token_texts(model, tokenizer), request.alternatives >= 0))
+        grammar = await asyncio.to_thread(grammar_of, request.response_format)
         limits = [new_tokens(request.max_tokens, COMPLETION_TOKENS, len(prompt), model, "prompt") for prompt in ids]
         echoes = [_text_of(prompt, tokenizer) if request.echo else None for prompt in prompts]
-        return self._answer("cmpl", request, model, tokenizer, form, list(zip(ids, limits, echoes, strict=True)))
+        made = list(zip(ids, limits, echoes, strict=True))
+        return self._answer("cmpl-", request, model, tokenizer, output, made, grammar)
 
-    async def chat(self, request: ChatRequest) -> Answer:
-        """Raises as `completion` does."""
+    async def chat(
+        self, request: ChatRequest, output: Output | None = None, kind: str = "chatcmpl-", param: str = "messages"
+    ) -> Answer:
+        """The next message of a conversation. Raises as `completion` does.
+
+        Args:
+            output: how it is written down; by default as a chat completion.
+            kind: what the answer's id begins with.
+            param: what the caller calls the messages.
+        """
         model, tokenizer = await self._ready(request)
-        if tokenizer is None:
-            raise invalid(
-                f"The model '{model.name}' has no tokenizer, so it cannot chat. Send token ids to /v1/completions.",
-                "model",
-            )
-        messages = [message.for_template() for message in request.messages]
+        tokenizer = _needed(tokenizer, model)
+        family = family_of(tokenizer.chat_template)
+        ids = await self._chat_ids(request, tokenizer)
+        special = {text: tokenizer.special_id(text) for text in family.syntax.markers}
+        calling = calling_of(request, family, special.get)
+        grammar = await asyncio.to_thread(constraint_of, request, family, special.get)
+        limit = new_tokens(request.limit, CHAT_TOKENS, len(ids), model, param)
+        output = output or Chunked(ChatForm(self._token_texts(model, tokenizer), request.alternatives >= 0))
+        return self._answer(kind, request, model, tokenizer, output, [(ids, limit, None)], grammar, calling)
+
+    async def embeddings(self, request: EmbeddingRequest) -> Json:
+        """Raises as `completion` does."""
+        model = self.model(request.model)
+        if not model.complete:
+            raise incomplete(model.name, model.missing)
+        tokenizer = await self.engine.tokenizer(model.name)
+        ids = [each if isinstance(each, list) else await self._encode(tokenizer, each) for each in request.inputs]
+        for each in ids:
+            new_tokens(0, 0, len(each), model, "input")
+        vectors = [
+            shortened(await embedded(self.engine, model.name, each, request.pooling or "mean"), request.dimensions)
+            for each in ids
+        ]
+        return embeddings.body(model.name, vectors, request.encoding_format, sum(map(len, ids)))
+
+    async def tokenize(self, request: TokenizeRequest) -> Json:
+        """Raises as `completion` does."""
+        model = self.model(request.model)
+        tokenizer = _needed(await self.engine.tokenizer(model.name), model)
+        if request.messages is not None:
+            ids = await self._template_ids(tokenizer, request.messages, request.tools or [])
+        else:
+            async with self._encoding:
+                ids = await asyncio.to_thread(
+                    tokenizer.encode, request.prompt or "", request.add_special_tokens is not False
+                )
+        found: Json = {"tokens": ids, "count": len(ids), "max_model_len": model.context_length}
+        if request.return_token_strs:
+            texts = self._token_texts(model, tokenizer)
+            found["token_strs"] = [texts.text(token) for token in ids]
+        return found
+
+    async def detokenize(self, request: DetokenizeRequest) -> Json:
+        """Raises as `completion` does."""
+        model = self.model(request.model)
+        tokenizer = _needed(await self.engine.tokenizer(model.name), model)
         async with self._encoding:
-            ids = await asyncio.to_thread(tokenizer.chat, messages)
-        limit = new_tokens(request.limit, CHAT_TOKENS, len(ids), model, "messages")
-        form = ChatForm(self._token_texts(model, tokenizer), request.alternatives >= 0)
-        return self._answer("chatcmpl", request, model, tokenizer, form, [(ids, limit, None)])
+            return {"prompt": await asyncio.to_thread(tokenizer.decode, request.tokens, False)}
+
+    async def count(self, request: ChatRequest) -> int:
+        """Tokens of a conversation's prompt. Raises as `completion` does."""
+        model, tokenizer = await self._ready(request)
+        return len(await self._chat_ids(request, _needed(tokenizer, model)))
+
+    async def _chat_ids(self, request: ChatRequest, tokenizer: Tokenizer) -> list[int]:
+        return await self._template_ids(tokenizer, request.messages, offered(request))
+
+    async def _template_ids(
+        self, tokenizer: Tokenizer, conversation: Sequence[ChatMessage], tools: Sequence[Tool]
+    ) -> list[int]:
+        messages, options = prepared(
+            family_of(tokenizer.chat_template),
+            [message.for_template() for message in conversation],
+            [tool.for_template() for tool in tools],
+        )
+        async with self._encoding:
+            return await asyncio.to_thread(tokenizer.chat, messages, **options)
 
     async def _ready(self, request: Generating) -> tuple[ServedModel, Tokenizer | None]:
         model = self.model(request.model)
@@ -110,6 +183,8 @@ class Gateway:
         tokenizer = await self.engine.tokenizer(model.name)
         if tokenizer is None and request.stops:
             raise invalid(f"The model '{model.name}' has no tokenizer, so it has no text to stop at.", "stop")
+        if tokenizer is None and request.response_format is not None:
+            raise invalid(f"The model '{model.name}' has no tokenizer, so it has no text to format.", "response_format")
         return model, tokenizer
 
     async def _encode(self, tokenizer: Tokenizer | None, text: str) -> list[int]:
@@ -130,19 +205,21 @@ class Gateway:
         request: Generating,
         model: ServedModel,
         tokenizer: Tokenizer | None,
-        form: Form,
+        output: Output,
         prompts: list[tuple[list[int], int, str | None]],
+        grammar: str,
+        calling: Calling | None = None,
     ) -> Answer:
         seed = seed_of(request, self._draw)
         stop_ids = tokenizer.stop_ids if tokenizer else ()
         return Answer(
-            id=f"{kind}-{secrets.token_hex(12)}",
+            id=f"{kind}{secrets.token_hex(12)}",
             model=model.name,
             created=int(self._clock()),
             fingerprint=fingerprint(model),
-            form=form,
+            output=output,
             plans=tuple(
-                Plan(tuple(ids), limit, sampling_of(request, stop_ids, seed, choice), echo)
+                Plan(tuple(ids), limit, sampling_of(request, stop_ids, seed, choice, grammar), echo)
                 for ids, limit, echo in prompts
                 for choice in range(request.choices)
             ),
@@ -151,7 +228,16 @@ class Gateway:
             prompt_tokens=sum(len(ids) for ids, _, _ in prompts),
             token_ids=bool(request.return_token_ids),
             usage=request.include_usage,
+            calling=calling,
         )
+
+
+def _needed(tokenizer: Tokenizer | None, model: ServedModel) -> Tokenizer:
+    if tokenizer is None:
+        raise invalid(
+            f"The model '{model.name}' has no tokenizer, so it cannot chat. Send token ids to /v1/completions.", "model"
+        )
+    return tokenizer
 
 
 def _text_of(prompt: str | list[int], tokenizer: Tokenizer | None) -> str:

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openai_api.errors import ApiError
+from openai_api.messages import body_of
 
 OPEN = {"/", "/health"}  # the chat page asks for the key itself; a monitor must know whether the gateway lives
 
@@ -34,8 +35,9 @@ def host_of(header: str) -> str:
 class Guard:
     """Lets requests through to `app`, or answers them with an error.
 
-    With a key: requests that carry it as `Authorization: Bearer KEY`. Without one: requests that are addressed to this
-    machine, so that no web page can reach the gateway by giving its own name this machine's address (DNS rebinding).
+    With a key: requests that carry it as `Authorization: Bearer KEY`, or as `X-Api-Key: KEY` (Anthropic's way).
+    Without one: requests that are addressed to this machine, so that no web page can reach the gateway by giving its
+    own name this machine's address (DNS rebinding).
     `scope["state"]["trusted"]` says whether the caller has shown the right to everything.
     """
 
@@ -53,7 +55,8 @@ class Guard:
         if problem is None or (self._key is not None and scope["path"] in OPEN):
             await self._app(scope, receive, send)
             return
-        await JSONResponse(problem.body(), problem.status, problem.headers)(scope, receive, send)
+        body = body_of(problem, scope["path"], scope["state"].get("request_id", ""))
+        await JSONResponse(body, problem.status, problem.headers)(scope, receive, send)
 
     def _problem(self, headers: dict[bytes, bytes]) -> ApiError | None:
         if self._key is None:
@@ -62,8 +65,9 @@ class Guard:
                 return None
             message = "Without an API key this gateway answers only requests addressed to this machine (127.0.0.1)."
             return ApiError(403, message, code="wrong_host")
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key):
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = [headers.get(b"x-api-key", b""), bearer if scheme.lower() == b"bearer" else b""]
+        if any(hmac.compare_digest(each.strip(), self._key) for each in given):
             return None
         message = "You did not provide an API key, or not the right one. Send it as 'Authorization: Bearer KEY'."
         return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

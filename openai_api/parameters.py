@@ -13,13 +13,14 @@ CHAT_TOKENS = 2048  # of an answer whose length the caller leaves open; more wou
 COMPLETION_TOKENS = 16  # OpenAI's default
 
 
-def sampling_of(request: Generating, stop_ids: Iterable[int], seed: int, choice: int) -> Sampling:
+def sampling_of(request: Generating, stop_ids: Iterable[int], seed: int, choice: int, grammar: str = "") -> Sampling:
     """How the tail picks the tokens of one choice. OpenAI's default temperature is 1, and 0 is greedy.
 
     Args:
         stop_ids: the tokens at which the model ends a text.
         seed: the request's, or a random one where it has none.
         choice: its number among the `n`; each has a seed of its own, the first one the request's.
+        grammar: that the answer must follow.
     """
     temperature = 1.0 if request.temperature is None else request.temperature
     top_p = 1.0 if request.top_p is None else request.top_p
@@ -36,6 +37,7 @@ def sampling_of(request: Generating, stop_ids: Iterable[int], seed: int, choice:
         stop_ids=tuple(sorted({*(() if request.ignore_eos else stop_ids), *(request.stop_token_ids or ())})),
         logprobs=request.alternatives,
         seed=(seed + choice) % SEEDS,
+        grammar=grammar,
     )
 
 

@@ -2,48 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from openai_api import answer as answers
-from openai_api.answer import Answer
-from openai_api.attendance import EventStream, attended
+from openai_api import documents, messages
+from openai_api.answering import answered, placed
+from openai_api.chat_schemas import ChatRequest
+from openai_api.documents import MESSAGES_ERRORS, answers
+from openai_api.embeddings import EmbeddingRequest
+from openai_api.message_schemas import CountRequest, MessagesRequest
+from openai_api.messages import MessageOutput
+from openai_api.models import catalogue, described
 from openai_api.page import Page
-from openai_api.schemas import ChatRequest, CompletionRequest, ErrorBody, Generating
+from openai_api.response_schemas import ResponsesRequest
+from openai_api.responses import ResponseOutput
+from openai_api.schemas import CompletionRequest
+from openai_api.tokens import DetokenizeRequest, TokenizeRequest
 from swarm import ServedModel
 
-router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
+router = APIRouter(responses=documents.errors())
 
 
-@router.get("/v1/models")
-async def list_models(request: Request) -> Response:
-    """The models of the swarm, those whose blocks are all served first."""
+@router.get("/v1/models", responses=answers(documents.ModelList))
+async def list_models(request: Request, available: bool = False) -> Response:
+    """The models of the swarm, those whose blocks are all served first.
+
+    With `available`, also those of the catalogue that nobody serves yet. The field `status` says which is which:
+    `ready`, `incomplete` (blocks are missing) or `available`.
+    """
     gateway = request.app.state.gateway
-    models = [_model(model, gateway.started) for model in gateway.models()]
+    models = [described(model, gateway.started) for model in gateway.models()]
+    if available:
+        models += catalogue({model["id"] for model in models}, gateway.started)
     return JSONResponse({"object": "list", "data": models})
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", responses=answers(documents.ModelObject))
 async def retrieve_model(model: str, request: Request) -> Response:
     gateway = request.app.state.gateway
-    return JSONResponse(_model(gateway.model(model), gateway.started))
+    return JSONResponse(described(gateway.model(model), gateway.started))
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=answers(documents.Completion, streamed=True))
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
-    return await _answered(body, request)
+    return await answered(request, lambda: request.app.state.gateway.completion(body), bool(body.stream))
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=answers(documents.ChatCompletion, streamed=True))
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
-    return await _answered(body, request)
+    return await answered(request, lambda: request.app.state.gateway.chat(body), bool(body.stream))
 
 
-@router.get("/health")
+@router.post("/v1/responses", responses=answers(documents.ResponseObject, streamed=True))
+async def create_response(body: ResponsesRequest, request: Request) -> Response:
+    """Without state: nothing is stored, so `previous_response_id` and `conversation` are refused."""
+    output, gateway = ResponseOutput(body), request.app.state.gateway
+    return await answered(
+        request,
+        lambda: gateway.chat(body.for_chat(), output, "resp_", "input"),
+        bool(body.stream),
+        output.failure,
+    )
+
+
+@router.post("/v1/embeddings", responses=answers(documents.EmbeddingList))
+async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
+    """Pooled hidden states of the last block, of length one."""
+    return JSONResponse(await placed(request, lambda: request.app.state.gateway.embeddings(body)))
+
+
+@router.post("/tokenize", responses=answers(documents.Tokens))
+async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+    """The token ids of a text or a conversation."""
+    return JSONResponse(await placed(request, lambda: request.app.state.gateway.tokenize(body)))
+
+
+@router.post("/detokenize", responses=answers(documents.Detokenized))
+async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
+    """The text of token ids."""
+    return JSONResponse(await placed(request, lambda: request.app.state.gateway.detokenize(body)))
+
+
+@router.post(messages.PATH, responses={**MESSAGES_ERRORS, **answers(documents.MessageObject, streamed=True)})
+async def create_message(body: MessagesRequest, request: Request) -> Response:
+    """Anthropic's API."""
+    output, gateway = MessageOutput(), request.app.state.gateway
+    return await answered(
+        request, lambda: gateway.chat(body.as_chat(), output, "msg_"), bool(body.stream), output.failure
+    )
+
+
+@router.post(f"{messages.PATH}/count_tokens", responses={**MESSAGES_ERRORS, **answers(documents.TokenCount)})
+async def count_tokens(body: CountRequest, request: Request) -> Response:
+    gateway = request.app.state.gateway
+    count = await placed(request, lambda: gateway.count(body.for_chat()))
+    return JSONResponse({"input_tokens": count})
+
+
+@router.get("/health", responses=answers(documents.Health))
 async def health(request: Request) -> Response:
     """Status 200 while the gateway lives; the body says which models can be used."""
     models = request.app.state.gateway.models()
@@ -53,7 +111,7 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok", "complete": any(model.complete for model in models), "models": coverage})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -62,58 +120,6 @@ async def metrics(request: Request) -> Response:
 async def chat_page(request: Request) -> Response:
     page: Page = request.app.state.page
     return Response(page.html, headers=page.headers, media_type="text/html; charset=utf-8")
-
-
-async def _answered(body: Generating, request: Request) -> Response:
-    """Generate, unless the client leaves. Errors before the first token still have a status of their own."""
-    state = request.app.state
-    if not body.stream:
-        return JSONResponse(await attended(_whole(body, request), request.receive, state.closing))
-    events = _events(body, request)
-    try:
-        first = await attended(anext(events), request.receive, state.closing)
-    except BaseException:
-        await events.aclose()
-        raise
-    return EventStream(first, events, state.closing, request.state.request_id)
-
-
-async def _whole(body: Generating, request: Request) -> dict[str, Any]:
-    state = request.app.state
-    async with state.room.place():
-        answer = await _prepared(body, request)
-        return await answers.whole(answer, state.gateway.engine, state.metrics)
-
-
-async def _events(body: Generating, request: Request) -> AsyncGenerator[bytes, None]:
-    state = request.app.state
-    async with state.room.place():
-        answer = await _prepared(body, request)
-        async with aclosing(answers.events(answer, state.gateway.engine, state.metrics)) as events:
-            async for event in events:
-                yield event
-
-
-async def _prepared(body: Generating, request: Request) -> Answer:
-    state = request.app.state
-    answer: Answer
-    if isinstance(body, ChatRequest):
-        answer = await state.gateway.chat(body)
-    else:
-        answer = await state.gateway.completion(body)
-    state.metrics.prompted.labels(answer.model).inc(answer.prompt_tokens)
-    return answer
-
-
-def _model(model: ServedModel, created: int) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": created,
-        "owned_by": "swarm",
-        "context_length": model.context_length,
-        "complete": model.complete,
-    }
 
 
 def _coverage(model: ServedModel) -> dict[str, Any]:

@@ -6,8 +6,9 @@ refused by name unless its value asks for nothing (`tools: []`). Unknown fields 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,6 +18,9 @@ MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters
 MAX_LOGPROBS = 20
 MAX_BIASES = 4096
+MAX_DEPTH = 64  # levels of a JSON schema
+MAX_PATTERN = 1 << 15  # characters
+NAME = r"^[a-zA-Z0-9_-]{1,64}$"  # of a function or a schema
 
 
 def _text(value: str) -> str:
@@ -83,6 +87,50 @@ def _biases(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def _object(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema, or something else that others will read again."""
+    depth = 0
+    level: list[Any] = [value]
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise PydanticCustomError("too_deep", "at most {most} levels are allowed", {"most": MAX_DEPTH})
+        inner = [list(each.values()) if isinstance(each, dict) else each for each in level]
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+    _text(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_object)]
+
+
+class JsonSchema(Refusing):
+    name: Annotated[str, Field(pattern=NAME)]
+    description: Text | None = None
+    schema_: Annotated[JsonObject | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Refusing):
+    """OpenAI's three, and two of our own: `regex` with `pattern`, `grammar` with `grammar` in llguidance's Lark."""
+
+    type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
+    json_schema: JsonSchema | None = None
+    pattern: Annotated[Text, Field(max_length=MAX_PATTERN)] | None = None
+    grammar: Annotated[Text, Field(max_length=MAX_PATTERN)] | None = None
+
+    @model_validator(mode="after")
+    def _combinations(self) -> ResponseFormat:
+        given = {"json_schema": self.json_schema, "regex": self.pattern, "grammar": self.grammar}
+        for kind, value in given.items():
+            name = "pattern" if kind == "regex" else kind
+            if kind == self.type and value is None:
+                raise combination(name, f"it is needed where the type is '{kind}'")
+            if kind != self.type and value is not None:
+                raise combination(name, f"it is only allowed where the type is '{kind}'")
+        return self
+
+
 class StreamOptions(Refusing):
     refused = {"include_obfuscation": (False,)}
 
@@ -104,6 +152,7 @@ class Generating(Refusing):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    response_format: ResponseFormat | None = None
 
     # Inert: nothing is stored and nobody is billed.
     metadata: dict[str, str] | None = None
@@ -173,83 +222,6 @@ class CompletionRequest(Generating):
         return self
 
 
-class TextPart(Refusing):
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(Refusing):
-    refused = {
-        "annotations": ([],),
-        "audio": (),
-        "function_call": (),
-        "refusal": (),
-        "tool_call_id": (),
-        "tool_calls": ([],),
-    }
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
-    name: Text | None = None
-
-    @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-    def for_template(self) -> dict[str, str]:
-        """As chat templates know messages: their system role is what OpenAI now calls developer."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.text} | ({"name": self.name} if self.name else {})
-
-
-class ChatRequest(Generating):
-    refused = {
-        "audio": (),
-        "function_call": ("none",),
-        "functions": ([],),
-        "modalities": (["text"],),
-        "moderation": (),
-        "prediction": (),
-        "prompt_cache_options": (),
-        "reasoning_effort": ("none",),
-        "response_format": ({"type": "text"},),
-        "service_tier": ("auto", "default"),
-        "store": (False,),
-        "tool_choice": ("none",),
-        "tools": ([],),
-        "verbosity": (),
-        "web_search_options": (),
-    }
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    logprobs: bool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-
-    # Inert without tools, and hints that change no answer.
-    parallel_tool_calls: bool | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    safety_identifier: str | None = None
-
-    @property
-    def alternatives(self) -> int:
-        return (self.top_logprobs or 0) if self.logprobs else -1
-
-    @property
-    def limit(self) -> int | None:
-        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
-
-    @model_validator(mode="after")
-    def _combinations(self) -> ChatRequest:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise combination("max_tokens", "it cannot be set beside 'max_completion_tokens'")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise combination("top_logprobs", "it is only allowed when 'logprobs' is true")
-        return self
-
-
 class Problem(BaseModel):
     """What is wrong, as `openai_api.errors` makes it."""
 
@@ -265,9 +237,26 @@ class ErrorBody(BaseModel):
     error: Problem
 
 
-# Every name that may stand in the location of a validation error.
-NAMES: frozenset[str] = frozenset(
-    name
-    for schema in (CompletionRequest, ChatRequest, ChatMessage, TextPart, StreamOptions)
-    for name in (*schema.model_fields, *schema.refused)
-)
+class MessagesProblem(BaseModel):
+    type: str
+    message: str
+
+
+class MessagesErrorBody(BaseModel):
+    """The same where Anthropic's API is spoken."""
+
+    type: Literal["error"]
+    error: MessagesProblem
+    request_id: str | None = None
+
+
+def names() -> frozenset[str]:
+    """Every name that may stand in the location of a validation error: of all bodies that were defined so far."""
+    found: set[str] = set()
+    left: list[type[Refusing]] = [Refusing]
+    while left:
+        schema = left.pop()
+        left += schema.__subclasses__()
+        found.update(schema.model_fields, schema.refused)
+        found.update(field.alias for field in schema.model_fields.values() if field.alias)
+    return frozenset(found)

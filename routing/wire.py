@@ -79,11 +79,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-VERSION = 3
+VERSION = 4
 CHUNK = 1 << 20  # bytes; libzmq encrypts a frame at a time, so small frames bound its copies
 MAX_FRAME = 4 << 20  # bytes; ZMQ_MAXMSGSIZE of every socket
 MAX_TENSOR = 256 << 20  # bytes
 MAX_HOPS = 256
+MAX_GRAMMAR = 1 << 16  # characters
 
 Array = npt.NDArray[Any]
 
@@ -124,6 +125,7 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     stop_ids: Annotated[tuple[Count, ...], Meta(max_length=4096)] = ()
     logprobs: Annotated[int, Meta(ge=-1, le=100)] = -1
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    grammar: Annotated[str, Meta(max_length=MAX_GRAMMAR)] = ""
 
 
 class Generation(msgspec.Struct, array_like=True, frozen=True):
@@ -132,7 +134,7 @@ class Generation(msgspec.Struct, array_like=True, frozen=True):
     Attributes:
         prompt_length: tokens of the sequence that the user gave; penalties on generated text start there.
         end: position at which generation ends: the sequence never gets longer than this.
-        history: the sequence so far, when the sampling looks back at it (penalties); else empty.
+        history: the sequence so far, when the sampling looks back at it (penalties, a grammar); else empty.
     """
 
     prompt_length: Count

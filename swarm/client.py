@@ -46,6 +46,7 @@ class SamplingOptions(TypedDict, total=False):
     stop_ids: tuple[int, ...]
     logprobs: int
     seed: int
+    grammar: str
 
 
 @dataclass(frozen=True)

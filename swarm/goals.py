@@ -27,7 +27,8 @@ class Generate:
         """Why no honest tail says this; empty: it may."""
         if (token.finish == "length") != (token.position + 1 == self.end) and token.finish != "stop":
             return "it does not end the answer where it was asked to"
-        if token.finish == "stop" and token.token not in self.sampling.stop_ids:
+        # Where a grammar is fulfilled, the model's own end token ends the answer too.
+        if token.finish == "stop" and token.token not in self.sampling.stop_ids and not self.sampling.grammar:
             return "it ends the answer for no reason"
         logprobs = [logprob for _, logprob in token.top] + [0.0 if token.logprob is None else token.logprob]
         if any(math.isnan(logprob) or logprob > 1e-3 for logprob in logprobs):  # rounding can make them positive

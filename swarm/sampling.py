@@ -36,7 +36,11 @@ class Pick:
 
 
 def looks_back(sampling: Sampling) -> bool:
-    """Whether `pick` needs the sequence so far."""
+    """Whether the sequence so far must be known: to `pick`, or for what it is told to be allowed."""
+    return bool(sampling.grammar) or _penalises(sampling)
+
+
+def _penalises(sampling: Sampling) -> bool:
     return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
 
 
@@ -51,21 +55,30 @@ def gumbel(seed: int, position: int, tokens: Tokens) -> npt.NDArray[np.float64]:
 
 
 def pick(
-    logits: Floats, sampling: Sampling, position: int, history: Sequence[int] = (), prompt_length: int = 0
+    logits: Floats,
+    sampling: Sampling,
+    position: int,
+    history: Sequence[int] = (),
+    prompt_length: int = 0,
+    allowed: npt.NDArray[np.bool_] | None = None,
 ) -> Pick:
     """Pick the token of `position`.
 
     In this order: logit bias; repetition penalty over the whole history (Keskar et al., arXiv 1909.05858, as in
-    Hugging Face generate); presence and frequency penalty over the generated part (OpenAI's formula); temperature 0
-    takes the likeliest, otherwise temperature, top-k, top-p (nucleus), min-p, then one draw.
+    Hugging Face generate); presence and frequency penalty over the generated part (OpenAI's formula); what is not
+    allowed is left out; temperature 0 takes the likeliest, otherwise temperature, top-k, top-p (nucleus), min-p, then
+    one draw.
 
     Args:
         logits: `[vocab]` float32.
         position: of the token to be picked, in the sequence.
         history: the token ids before `position`; may be empty unless `looks_back(sampling)`.
         prompt_length: how many of them the user gave.
+        allowed: `[vocab]`, by the grammar of the sampling (`swarm.constraints`), with at least one; None: all are.
     """
     scores = _penalised(logits, sampling, history, prompt_length)
+    if allowed is not None:
+        scores = np.where(allowed, scores, np.float32(-np.inf))
     token = int(scores.argmax()) if sampling.temperature == 0 else _draw(scores, sampling, position)
     if sampling.logprobs < 0:
         return Pick(token)
@@ -75,7 +88,7 @@ def pick(
 
 
 def _penalised(logits: Floats, sampling: Sampling, history: Sequence[int], prompt_length: int) -> Floats:
-    if not sampling.logit_bias and not (history and looks_back(sampling)):
+    if not sampling.logit_bias and not (history and _penalises(sampling)):
         return logits
     scores = logits.copy()
     for token, bias in sampling.logit_bias.items():

@@ -8,6 +8,8 @@ the session from the token ids that it keeps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +17,7 @@ from backends import ModelInfo, Span
 from backends.stage import Array
 from routing import wire
 from routing.addresses import is_dialable
+from swarm.constraints import Constraint
 from swarm.limits import MAX_SESSIONS, Waiting, giving_way, holdings, share_of
 from swarm.sampling import looks_back, pick
 
@@ -43,6 +46,7 @@ class Seat:
         computed: tokens in the KV cache.
         history: the sequence as far as the tail of a ring must look back at it.
         pushed: the next hop needs outputs from this position on.
+        constraint: what the answer's grammar allows; not done while the grammar is compiled.
         starts: to be sent along with the next push.
         resend: outputs of this range are pushed again before anything else.
         failed: nothing more is computed in this epoch; the cache waits for the next one.
@@ -59,6 +63,7 @@ class Seat:
     max_length: int
     generation: wire.Generation | None
     used: float
+    constraint: Future[Constraint] | None = None
     accepted: int = 0
     computed: int = 0
     history: list[int] = field(default_factory=list)
@@ -72,6 +77,11 @@ class Seat:
     @property
     def span(self) -> Span:
         return Span(self.route[self.hop].start, self.route[self.hop].end)
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether the grammar of the answer is still being compiled."""
+        return self.constraint is not None and not self.constraint.done()
 
     @property
     def next_hop(self) -> wire.Hop | None:
@@ -102,16 +112,24 @@ class Seat:
         return ""
 
     def pick(self, generation: wire.Generation, position: int, logits: Array) -> wire.Token:
-        """The token of `position`, from `[vocab]` logits."""
+        """The token of `position`, from `[vocab]` logits.
+
+        Raises:
+            ConstraintError: the answer's grammar is none, or cannot be followed any further.
+        """
         sampling = generation.sampling
-        chosen = pick(logits, sampling, position, self.history, generation.prompt_length)
+        constraint = self.constraint.result() if self.constraint else None
+        allowed = constraint.allowed(len(logits)) if constraint else None
+        chosen = pick(logits, sampling, position, self.history, generation.prompt_length, allowed)
         if looks_back(sampling):
             self.history.append(chosen.token)
         finish: Literal["", "stop", "length"] = ""
-        if chosen.token in sampling.stop_ids:
+        if chosen.token in sampling.stop_ids or (constraint and constraint.ends(chosen.token)):
             finish = "stop"
         elif position + 1 >= generation.end:
             finish = "length"
+        elif constraint:
+            constraint.take(chosen.token)
         return wire.Token(self.session, self.epoch, position, chosen.token, finish, chosen.logprob, chosen.top)
 
     def fits(self, message: wire.Forward) -> bool:
@@ -129,9 +147,19 @@ class Seats:
         model, span, blocks: what it serves: the model's name, its blocks, and how many the whole model has.
         capacity: tokens that its KV cache may hold in all sessions together.
         context_length: the longest sequence of the model; 0: unbounded.
+        prepare: begins to compile the grammar of a generation that has one.
     """
 
-    def __init__(self, key: str, model: str, span: Span, blocks: int, capacity: int, context_length: int) -> None:
+    def __init__(
+        self,
+        key: str,
+        model: str,
+        span: Span,
+        blocks: int,
+        capacity: int,
+        context_length: int,
+        prepare: Callable[[wire.Generation | None], Future[Constraint] | None] = lambda generation: None,
+    ) -> None:
         self._key = key
         self._model = model
         self._span = span
@@ -139,6 +167,7 @@ class Seats:
         self._capacity = capacity
         self._context_length = context_length
         self._seats: dict[str, Seat] = {}
+        self._prepare = prepare
         self._waiting = Waiting()
 
     def __len__(self) -> int:
@@ -191,6 +220,8 @@ class Seats:
         need = message.max_length - (known.max_length if known else 0)
         gone = self._make_room(need, sender, now, keep=message.session)
         generation = message.generation
+        if known is not None and known.constraint is not None:
+            known.constraint.cancel()
         seat = Seat(
             session=message.session,
             owner=sender,
@@ -201,6 +232,7 @@ class Seats:
             max_length=message.max_length,
             generation=generation,
             used=now,
+            constraint=self._prepare(generation),
             accepted=0 if known is None or moved else min(known.computed, message.position),
             computed=0 if known is None or moved else known.computed,
             history=list(generation.history) if generation else [],
@@ -210,7 +242,9 @@ class Seats:
         return seat, gone
 
     def close(self, session: str) -> None:
-        self._seats.pop(session, None)
+        seat = self._seats.pop(session, None)
+        if seat is not None and seat.constraint is not None:
+            seat.constraint.cancel()
 
     def abandoned(self, now: float) -> list[Seat]:
         """Seats whose time is over."""

@@ -20,10 +20,10 @@ from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
 from routing.security import short_id
-from swarm import neighbours
+from swarm.constraints import ConstraintError, Grammars
 from swarm.files import Files
 from swarm.limits import Messages
-from swarm.neighbours import Neighbours
+from swarm.neighbours import COUNTED, Neighbours
 from swarm.outputs import Outputs
 from swarm.scheduler import Scheduler, Work, pack
 from swarm.seats import Refusal, Seat, Seats
@@ -78,7 +78,8 @@ class Server:
         self._report = report
         self._expelled = expelled
         self._clock = clock
-        self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length)
+        prepare = Grammars(folder).prepare
+        self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length, prepare)
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
         self._outputs = Outputs(outputs)
         self._neighbours = Neighbours(dialer, clock)
@@ -172,8 +173,7 @@ class Server:
     def _refuse_too_many(self, received: Received, wait: float) -> None:
         log.warning("%s says too much", short_id(received.peer))
         self._useless(received.peer)
-        message = received.message
-        if isinstance(message, wire.Open | wire.ListFiles | wire.ReadFile):
+        if isinstance(message := received.message, wire.Open | wire.ListFiles | wire.ReadFile):
             session, epoch = (message.session, message.epoch) if isinstance(message, wire.Open) else ("", 0)
             reason = "you ask too often"
             refused = wire.Refused("too_many", reason, session, epoch, getattr(message, "request", 0), retry_after=wait)
@@ -271,7 +271,7 @@ class Server:
 
     def _credit(self, route: bytes, size: int) -> None:
         """Tell the hop before that so many bytes wait here no longer; decode steps are too small to be counted."""
-        if route and size >= neighbours.COUNTED:
+        if route and size >= COUNTED:
             self._listener.send(route, wire.Credit(size))
 
     def _on_link(self, event: Received | Connected | Lost) -> None:
@@ -313,10 +313,10 @@ class Server:
         return works
 
     def _is_held(self, work: Work) -> bool:
-        """Whether the next hop has to take something in first."""
+        """Whether the next hop has to take something in first, or a grammar has to be compiled."""
         seat = self._seats.get(work.session)
         if seat is None or seat.next_hop is None:
-            return False
+            return seat is not None and seat.is_preparing
         return seat.resend is not None or (work.length > 1 and not self._neighbours.has_room(seat.next_hop.peer))
 
     def _start(self, seat: Seat, work: Work) -> bool:
@@ -420,7 +420,8 @@ class Server:
         try:
             token = seat.pick(generation, position, logits)
         except (ArithmeticError, LookupError, ValueError) as error:  # logits that are no numbers, for one
-            self._fail(seat, "compute", f"no token could be picked: {type(error).__name__}: {error}")
+            code: FailureCode = "bad_input" if isinstance(error, ConstraintError) else "compute"
+            self._fail(seat, code, f"no token could be picked: {error}")
             return
         if not token.finish:
             message = wire.Forward(seat.session, seat.epoch, position, outputs=1)
@@ -437,7 +438,6 @@ class Server:
         self.pushed += 1
 
     # --- clients -------------------------------------------------------------------------------------------------
-
     def _to_client(self, seat: Seat, message: wire.Message, array: Array | None = None) -> None:
         if not self._listener.send(seat.client, message, array):
             self._client_gone(seat)

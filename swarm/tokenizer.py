@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,19 @@ class Tokenizer:
         return cls(tokenizer, _stop_ids(folder, tokenizer.eos_token_id))
 
     @property
+    def fast(self) -> Any:
+        """The tokenizer of transformers that this one stands on."""
+        return self._tokenizer
+
+    @property
+    def chat_template(self) -> str:
+        """The template's text; empty where there is none. Of several, the one for tools."""
+        template = self._tokenizer.chat_template
+        if isinstance(template, Mapping):
+            template = template.get("tool_use") or template.get("default")
+        return template or ""
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(self._tokenizer.chat_template)
 
@@ -121,9 +134,18 @@ class Tokenizer:
             return bytes(_BYTES[character] for character in piece)
         return text.encode()
 
-    def detokenizer(self, skip_special_tokens: bool = True) -> Detokenizer:
-        """A new reader of one stream of tokens."""
-        return Detokenizer(self, skip_special_tokens)
+    def detokenizer(self, skip_special_tokens: bool = True, keep: Collection[int] = ()) -> Detokenizer:
+        """A new reader of one stream of tokens.
+
+        Args:
+            keep: special tokens that are not skipped.
+        """
+        return Detokenizer(self, skip_special_tokens, keep)
+
+    def special_id(self, text: str) -> int | None:
+        """The id of a text that is one special token."""
+        ids = self.encode(text, add_special_tokens=False)
+        return ids[0] if len(ids) == 1 and ids[0] in self.special_ids else None
 
     def _text_in_context(self, token: int) -> str:
         """Text of a token inside a sentence: at the start of one, some tokenizers drop a space."""
@@ -144,16 +166,17 @@ class Detokenizer:
     certain place before it, because what a token looks like may depend on its neighbour (leading spaces).
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, keep: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
+        self._hidden = tokenizer.special_ids - frozenset(keep) if skip_special_tokens else frozenset()
+        self._skip = skip_special_tokens and not keep
         self._window: list[int] = []
         self._fresh = 0  # where in the window the tokens since the last certain place begin
         self._given = ""  # of the window's text
 
     def push(self, token: int) -> str:
         """The text that has become certain with this token; often empty."""
-        if self._skip and token in self._tokenizer.special_ids:
+        if token in self._hidden:
             return ""
         self._window.append(token)
         text = self._decode(self._window)

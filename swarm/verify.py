@@ -56,6 +56,8 @@ def compare(
     differing, worst = 0, 0.0
     for offset, (row, logprob) in enumerate(zip(logits, logprobs, strict=True)):
         position = start + offset
-        differing += pick(row, sampling, position, ids[:position], prompt_length).token != ids[position]
+        # What a grammar would have allowed is not known here, so only the log-probabilities speak for such an answer.
+        if not sampling.grammar:
+            differing += pick(row, sampling, position, ids[:position], prompt_length).token != ids[position]
         worst = max(worst, abs(float(log_softmax(row)[ids[position]]) - logprob))
     return Verdict(hop, len(logits), differing, worst)

@@ -83,6 +83,7 @@ class ServerTalk:
             min_p=choose((0.0, 0.3, 1.0)),
             repetition_penalty=choose((1.0, 1.3, 1e-300)),
             frequency_penalty=choose((0.0, -100.0)),
+            grammar=choose((*[""] * 8, "start: /a*/", "[" * 60000)),
             logit_bias=choose(({}, {3: 1000.0}, {(1 << 31) - 1: 1.0})),
             stop_ids=choose(((), (1, 2))),
             logprobs=choose((-1, 0, 3, 100)),

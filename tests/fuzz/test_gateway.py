@@ -27,11 +27,19 @@ CASES = int(os.environ.get("FUZZ_CASES", "40"))  # for each operation and mode
 EXPECTED = {
     ("POST", "/v1/completions"): {200, 400, 404, 413},
     ("POST", "/v1/chat/completions"): {200, 400, 404, 413},
-    ("GET", "/v1/models"): {200},
+    ("POST", "/v1/responses"): {200, 400, 404, 413},
+    ("POST", "/v1/messages"): {200, 400, 404, 413},
+    ("POST", "/v1/messages/count_tokens"): {200, 400, 404, 413},
+    ("POST", "/v1/embeddings"): {200, 400, 404, 413},
+    ("POST", "/tokenize"): {200, 400, 404, 413},
+    ("POST", "/detokenize"): {200, 400, 404, 413},
+    ("GET", "/v1/models"): {200, 400},
     ("GET", "/v1/models/{model}"): {200, 404},
     ("GET", "/health"): {200},
     ("GET", "/metrics"): {200},
 }
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+LIMITED = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 MALFORMED = 400  # by uvicorn, before the gateway sees it
 
 models = st.sampled_from([MODEL, MODEL, BARE])
@@ -66,13 +74,14 @@ def at_a_model(case: Any, model: str, tokens: int) -> None:
     if isinstance(case.body, dict):
         if "model" in case.body and isinstance(case.body["model"], str):
             case.body["model"] = model
-        for name in ("max_tokens", "max_completion_tokens"):
+        for name in LIMITS:
             if type(case.body.get(name)) is int and case.body[name] > tokens:
                 case.body[name] = tokens
         if type(case.body.get("n")) is int and case.body["n"] > tokens:
             case.body["n"] = tokens
-        if all(case.body.get(name) is None for name in ("max_tokens", "max_completion_tokens")):
-            case.body["max_tokens"] = tokens
+        limit = "max_output_tokens" if case.operation.path == "/v1/responses" else "max_tokens"
+        if case.operation.path in LIMITED and all(case.body.get(name) is None for name in LIMITS):
+            case.body[limit] = tokens
     if case.path_parameters.get("model") is not None and tokens == 1:
         case.path_parameters["model"] = model
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from routing import wire
 from swarm import BadRequest, Notice, Sampling, ServedModel, SwarmError
+from swarm.constraints import Grammars
 from swarm.sampling import pick
 from swarm.tokenizer import Tokenizer
 
@@ -57,6 +58,7 @@ class WholeModel:
 
     def __init__(self, folder: Path, context_length: int = 8192) -> None:
         self._tokenizer = Tokenizer.load(folder)
+        self._grammars = Grammars(folder)
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._lock = threading.Lock()
         self._context = context_length
@@ -95,16 +97,20 @@ class WholeModel:
                 await asyncio.sleep(0.01)
             self.check(input_ids)
             cache, ids, new = DynamicCache(), list(input_ids), list(input_ids)
+            grammar = self._grammars.compile(sampling.grammar) if sampling.grammar else None
             for number in range(max_new_tokens):
                 if self.trouble is not None and number >= self.trouble_after:
                     raise self.trouble
                 logits = await asyncio.to_thread(self._forward, new, cache)
                 self.given += 1
                 position = len(ids)
-                picked = pick(logits, sampling, position, ids, len(input_ids))
-                finish = (
-                    "stop" if picked.token in sampling.stop_ids else "length" if number + 1 == max_new_tokens else ""
-                )
+                allowed = grammar.allowed(len(logits)) if grammar else None
+                picked = pick(logits, sampling, position, ids, len(input_ids), allowed)
+                finish = "length" if number + 1 == max_new_tokens else ""
+                if picked.token in sampling.stop_ids or (grammar and grammar.ends(picked.token)):
+                    finish = "stop"
+                elif grammar:
+                    grammar.take(picked.token)
                 yield wire.Token("s" * 32, 1, position, picked.token, finish, picked.logprob, picked.top)  # type: ignore[arg-type]
                 if finish:
                     return
@@ -129,6 +135,10 @@ class WholeModel:
         with self._lock, torch.inference_mode():
             return self._model(torch.tensor([list(ids)]), past_key_values=cache).logits[0].numpy()
 
+    def hidden(self, ids: Sequence[int], cache: DynamicCache) -> np.ndarray:
+        with self._lock, torch.inference_mode():
+            return self._model.model(torch.tensor([list(ids)]), past_key_values=cache).last_hidden_state[0].numpy()
+
 
 class WholeSession:
     def __init__(self, model: WholeModel) -> None:
@@ -141,6 +151,7 @@ class WholeSession:
     async def __aexit__(self, *_: object) -> None:
         return None
 
-    async def step(self, input_ids: Sequence[int]) -> np.ndarray:
+    async def step(self, input_ids: Sequence[int], output: str = "logits") -> np.ndarray:
         self._model.check(input_ids)
-        return await asyncio.to_thread(self._model.logits, input_ids, self._cache)
+        compute = self._model.hidden if output == "hidden" else self._model.logits
+        return await asyncio.to_thread(compute, input_ids, self._cache)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openai_api.answer import joined
+from openai_api.calls import CallReader, Syntax
 from openai_api.choice import Choice, Piece
 from routing import wire
 from swarm.tokenizer import Tokenizer
@@ -100,3 +101,25 @@ def test_without_a_tokenizer_there_are_tokens_and_no_text() -> None:
     assert [entry.token for piece in pieces for entry in piece.entries] == [5, 6, 7]
     assert joined(pieces).text == ""
     assert pieces[-1].finish == "length"
+
+
+def test_calls_between_special_tokens_are_read_and_other_special_tokens_stay_hidden(tokenizer: Tokenizer) -> None:
+    """As Mistral writes them: its marker is a special token, here <|im_start|>."""
+    start, other = 1, 3
+    assert tokenizer.special_id("<|im_start|>") == start and tokenizer.special_id("im_start") is None
+    assert {start, other} <= tokenizer.special_ids
+    syntax = Syntax("<|im_start|>", "]", " \t\r\n[,")
+    reader = CallReader(syntax, {"add"}, 16, lambda: "id")
+    written = tokenizer.encode('[{"name": "add", "arguments": {"a": 1}}]')
+    ids = [*tokenizer.encode("Well."), other, start, *written]
+    whole = joined(run(Choice(tokenizer, reader=reader, keep={start}), ids, "stop"))
+    assert (whole.text, whole.finish) == ("Well.", "tool_calls")
+    assert [(call.name, call.arguments) for call in whole.calls] == [("add", '{"a": 1}')]
+    assert len(whole.tokens) == len(ids) + 1
+
+
+def test_a_choice_ends_with_the_last_call_that_is_wanted(tokenizer: Tokenizer) -> None:
+    reader = CallReader(Syntax("<tool_call>", "</tool_call>"), {"add"}, 1, lambda: "id")
+    ids = tokenizer.encode('<tool_call>{"name": "add", "arguments": {}}</tool_call> and more')
+    pieces = run(Choice(tokenizer, reader=reader), ids)
+    assert pieces[-1].finish == "tool_calls" and len(pieces) < len(ids)

@@ -45,7 +45,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ("POST", "/v1/completions", b'{"model": "m"}', 400, "missing_required_parameter"),
         ("POST", "/v1/completions", b'{"model": "m", "prompt": "p", "\\ud800": 1}', 400, "invalid_json"),
         ("POST", "/v1/completions", b'{"model": "\\ud800", "prompt": "p"}', 400, "invalid_value"),
-        ("POST", "/v1/chat/completions", json.dumps(BODY | {"tools": [1]}).encode(), 400, "unsupported_parameter"),
+        ("POST", "/v1/chat/completions", json.dumps(BODY | {"functions": [1]}).encode(), 400, "unsupported_parameter"),
         ("POST", "/v1/chat/completions", json.dumps(BODY | {"model": "x"}).encode(), 404, "model_not_found"),
         ("POST", "/v1/chat/completions", json.dumps(BODY | {"max_tokens": 8190}).encode(), 400, TOO_LONG),
         ("POST", "/v1/completions", json.dumps({"model": MODEL, "prompt": ""}).encode(), 400, "empty_prompt"),

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from openai_api.answer import Form, number, sse, usage
+from openai_api.answer import number, sse
 from openai_api.chat import ChatForm
 from openai_api.choice import Entry, Piece
+from openai_api.chunks import Form, usage
 from openai_api.completions import CompletionForm
 from openai_api.gateway import fingerprint
 from openai_api.vocabulary import TokenTexts

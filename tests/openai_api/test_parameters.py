@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openai_api.chat_schemas import ChatRequest
 from openai_api.errors import ApiError
 from openai_api.parameters import longest_session, new_tokens, sampling_of, seed_of
-from openai_api.schemas import ChatRequest, CompletionRequest
+from openai_api.schemas import CompletionRequest
 from swarm import Sampling, ServedModel
 from tests.openai_api.engine import server
 

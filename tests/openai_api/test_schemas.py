@@ -9,27 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openai_api.chat_schemas import ChatRequest
 from openai_api.errors import ApiError, from_validation
-from openai_api.schemas import NAMES, ChatRequest, CompletionRequest, Generating
+from openai_api.schemas import CompletionRequest, Generating, names
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": "hi"}
+TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+DEEP: dict[str, Any] = {}
+for _level in range(100):
+    DEEP = {"items": DEEP}
 
 
 def refused(kind: type[Generating], body: Any) -> ApiError:
     with pytest.raises(pydantic.ValidationError) as raised:
         kind.model_validate(body)
     errors = [{**error, "loc": ("body", *error["loc"])} for error in raised.value.errors()]
-    return from_validation(errors, NAMES)
+    return from_validation(errors, names())
 
 
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
-        (ChatRequest, "tools", [{"type": "function", "function": {"name": "f"}}]),
-        (ChatRequest, "tool_choice", "auto"),
         (ChatRequest, "functions", [{"name": "f"}]),
-        (ChatRequest, "response_format", {"type": "json_object"}),
         (ChatRequest, "audio", {"voice": "alloy", "format": "wav"}),
         (ChatRequest, "modalities", ["text", "audio"]),
         (ChatRequest, "prediction", {"type": "content", "content": "x"}),
@@ -93,11 +96,22 @@ def test_messages_reach_the_template_in_its_own_terms() -> None:
         ({"frequency": 1}, "frequency", "unknown_parameter"),
         ({"messages": [{"role": "user", "content": "a", "mood": "good"}]}, "messages[0].mood", "unknown_parameter"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_combination"),
         ({"messages": "hi"}, "messages", "invalid_type"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
-        ({"messages": [{"role": "tool", "content": "5"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "function", "content": "5"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "tool", "content": "5"}]}, "messages[0].tool_call_id", "invalid_combination"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
+        ({"tools": [TOOL, TOOL]}, "tools", "invalid_combination"),
+        ({"tools": [TOOL], "tool_choice": NAMED | {"function": {"name": "g"}}}, "tool_choice", "invalid_combination"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_combination"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_combination"),
+        ({"response_format": {"type": "regex"}}, "response_format.pattern", "invalid_combination"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": DEEP}}},
+         "response_format.json_schema.schema", "invalid_value"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "invalid_value"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -106,8 +120,8 @@ def test_messages_reach_the_template_in_its_own_terms() -> None:
         ),
         (
             {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]},
-            "messages[0].tool_calls",
-            "unsupported_parameter",
+            "messages[0].tool_calls[0].id",
+            "missing_required_parameter",
         ),
         ({"temperature": "hot"}, "temperature", "invalid_type"),
         ({"temperature": 2.1}, "temperature", "invalid_value"),
@@ -166,10 +180,13 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-names = st.sampled_from(sorted(NAMES)) | st.text(max_size=5)
+field_names = st.sampled_from(sorted(names())) | st.text(max_size=5)
 
 
-@given(st.sampled_from([ChatRequest, CompletionRequest]), st.dictionaries(names, json_values, max_size=4) | json_values)
+@given(
+    st.sampled_from([ChatRequest, CompletionRequest]),
+    st.dictionaries(field_names, json_values, max_size=4) | json_values,
+)
 def test_any_json_is_taken_or_refused_with_one_error(kind: type[Generating], body: Any) -> None:
     if isinstance(body, dict):
         body = (CHAT if kind is ChatRequest else COMPLETION) | body
@@ -177,7 +194,7 @@ def test_any_json_is_taken_or_refused_with_one_error(kind: type[Generating], bod
         kind.model_validate(body)
     except pydantic.ValidationError as raised:
         errors = [{**error, "loc": ("body", *error["loc"])} for error in raised.errors()]
-        error = from_validation(errors, NAMES)
+        error = from_validation(errors, names())
         assert error.status == 400
         assert error.message.isprintable()
         assert set(error.body()["error"]) == {"message", "type", "param", "code"}

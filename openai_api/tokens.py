@@ -1,0 +1,38 @@
+"""`POST /tokenize` and `POST /detokenize`, in vLLM's form."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from openai_api.chat_schemas import ChatMessage, Tool
+from openai_api.schemas import Refusing, Text, TokenId, combination
+
+MAX_IDS = 1 << 20
+
+
+class TokenizeRequest(Refusing):
+    """A text, or a conversation, which the model's template writes."""
+
+    model: Annotated[Text, Field(min_length=1, max_length=256)]
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _combinations(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise combination("prompt", "give either 'prompt' or 'messages'")
+        if self.messages is None and self.tools:
+            raise combination("tools", "they are only allowed beside 'messages'")
+        if self.messages is not None and self.add_special_tokens is not None:
+            raise combination("add_special_tokens", "the template of a conversation decides that")
+        return self
+
+
+class DetokenizeRequest(Refusing):
+    model: Annotated[Text, Field(min_length=1, max_length=256)]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_IDS)]
