@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from openai_api.choice import Choice, Entry, Finish, Piece
@@ -19,7 +19,7 @@ from openai_api.merging import Quiet, merged
 from openai_api.metrics import Metrics
 from openai_api.scoring import offsets_of, scored
 from routing import wire
-from swarm import Notice, Sampling
+from swarm import Notice, Routed, Sampling
 from swarm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class Answer:
         prompt_tokens: of all prompts together; a prompt that several choices share counts once.
         token_ids: whether choices show token ids beside text.
         usage: whether a stream ends with what it has used.
+        notices: what has happened on the way so far; the routes are among them.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Answer:
     prompt_tokens: int
     token_ids: bool
     usage: bool
+    notices: list[Notice] = field(default_factory=list, compare=False)
 
     def head(self, kind: str) -> Json:
         return {
@@ -230,6 +232,9 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
         async with aclosing(steps):
             async for step in steps:
                 if not isinstance(step, wire.Token):
+                    answer.notices.append(step)
+                    if isinstance(step, Routed):
+                        continue
                     log.info("%s: %s", answer.id, step.text)
                     yield step
                     continue

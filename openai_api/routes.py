@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from openai_api import answer as answers
 from openai_api.answer import Answer
 from openai_api.attendance import EventStream, attended
-from openai_api.page import Page
 from openai_api.schemas import ChatRequest, CompletionRequest, ErrorBody, Generating
 from swarm import ServedModel
 
@@ -58,12 +57,6 @@ async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-async def chat_page(request: Request) -> Response:
-    page: Page = request.app.state.page
-    return Response(page.html, headers=page.headers, media_type="text/html; charset=utf-8")
-
-
 async def _answered(body: Generating, request: Request) -> Response:
     """Generate, unless the client leaves. Errors before the first token still have a status of their own."""
     state = request.app.state
@@ -101,6 +94,8 @@ async def _prepared(body: Generating, request: Request) -> Answer:
         answer = await state.gateway.chat(body)
     else:
         answer = await state.gateway.completion(body)
+    if state.console is not None:
+        state.console.remember(answer)
     state.metrics.prompted.labels(answer.model).inc(answer.prompt_tokens)
     return answer
 
