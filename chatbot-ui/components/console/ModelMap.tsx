@@ -41,7 +41,7 @@ export function ModelMap({ model, lost, chosen, choose }: Props) {
         )}
       </header>
       <Coverage replicas={replicas} />
-      <ul className="lanes">
+      <ul className="lanes" data-busy={model.servers.some((server) => server.sessions > 0) || undefined}>
         {lanes(bars).map((lane, number) => (
           <li className="lane" key={number}>
             {lane.map((bar) => (
@@ -57,6 +57,10 @@ export function ModelMap({ model, lost, chosen, choose }: Props) {
         ))}
       </ul>
       <Scale blocks={blocks} />
+      <p className="legend">
+        Each bar is a server over the blocks that it holds, with the round trip from this gateway. The light line at its foot
+        is the share of its cache that answers have reserved; a blinking dot means that it computes for somebody.
+      </p>
     </section>
   );
 }
