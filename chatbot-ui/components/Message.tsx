@@ -64,7 +64,7 @@ export function AssistantMessage() {
           {notes.map((note) => (
             <li key={note}>
               <Shuffle aria-hidden />
-              <span>{told(note)}</span>
+              <span>{told(note, status?.type === "complete")}</span>
             </li>
           ))}
         </ul>
@@ -147,8 +147,9 @@ function Branches() {
   );
 }
 
-/** A notice of the swarm as a sentence. */
-function told(note: string): string {
+/** A notice of the swarm as a sentence; `done`: of an answer that is complete. */
+function told(notice: string, done: boolean): string {
+  const note = done ? notice.replace(/; looking for another$/, "; another one went on with the answer") : notice;
   return `${note.charAt(0).toUpperCase()}${note.slice(1)}${/[.!?]$/.test(note) ? "" : "."}`;
 }
 

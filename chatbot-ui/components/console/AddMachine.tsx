@@ -53,15 +53,15 @@ export function AddMachine({ swarm, close }: { swarm: Swarm; close: () => void }
           {swarm.can_invite ? (
             <>
               <p>
-                Make a join token, good for one machine{" "}
+                Make a join token for one machine, good{" "}
                 <select aria-label="How long the token is good" value={life} onChange={(event) => setLife(Number(event.target.value))}>
                   {LIVES.map(([seconds, words]) => (
                     <option key={seconds} value={seconds}>
                       {words}
                     </option>
                   ))}
-                </select>
-                . <button onClick={make}>{token ? "Make another" : "Make token"}</button>
+                </select>{" "}
+                <button onClick={make}>{token ? "Make another" : "Make token"}</button>
               </p>
               {problem && (
                 <p className="problem" role="alert">

@@ -1,6 +1,7 @@
 "use client";
 
 import { CircleAlert, CircleCheck, Waypoints } from "lucide-react";
+import type { CSSProperties } from "react";
 import { colourOf } from "@/lib/colours";
 import { lanes, type Lost, type Server, type SwarmModel } from "@/lib/swarm";
 import { count, seconds, thousands } from "@/lib/words";
@@ -17,6 +18,7 @@ type Bar = { start: number; end: number } & ({ server: Server; lost: boolean });
 /** The blocks of a model from left to right, and above one another the servers that hold them. */
 export function ModelMap({ model, lost, chosen, choose }: Props) {
   const { blocks, replicas, missing } = model;
+  const step = stepOf(blocks);
   const bars: Bar[] = [
     ...model.servers.map((server) => ({ start: server.start, end: server.end, server, lost: false })),
     ...lost.map(({ server }) => ({ start: server.start, end: server.end, server, lost: true })),
@@ -41,7 +43,11 @@ export function ModelMap({ model, lost, chosen, choose }: Props) {
         )}
       </header>
       <Coverage replicas={replicas} />
-      <ul className="lanes" data-busy={model.servers.some((server) => server.sessions > 0) || undefined}>
+      <ul
+        className="lanes"
+        data-busy={model.servers.some((server) => server.sessions > 0) || undefined}
+        style={{ "--step": `${(step / blocks) * 100}%` } as CSSProperties}
+      >
         {lanes(bars).map((lane, number) => (
           <li className="lane" key={number}>
             {lane.map((bar) => (
@@ -56,7 +62,7 @@ export function ModelMap({ model, lost, chosen, choose }: Props) {
           </li>
         ))}
       </ul>
-      <Scale blocks={blocks} />
+      <Scale blocks={blocks} step={step} />
       <p className="legend">
         Each bar is a server over the blocks that it holds, with the round trip from this gateway. The light line at its foot
         is the share of its cache that answers have reserved; a blinking dot means that it computes for somebody.
@@ -107,7 +113,7 @@ function ServerBar({ bar, blocks, chosen, choose }: BarProps) {
     left: `${(bar.start / blocks) * 100}%`,
     width: `${((bar.end - bar.start) / blocks) * 100}%`,
     "--colour": colourOf(server.key),
-  } as React.CSSProperties;
+  } as CSSProperties;
   return (
     <button
       className="server"
@@ -115,7 +121,6 @@ function ServerBar({ bar, blocks, chosen, choose }: BarProps) {
       style={place}
       disabled={lost}
       aria-pressed={chosen}
-      aria-label={labelOf(server, state, used)}
       onClick={choose}
     >
       <span className="load" style={{ width: `${Math.round(used * 100)}%` }} />
@@ -144,25 +149,17 @@ function ServerBar({ bar, blocks, chosen, choose }: BarProps) {
           "leaving"
         )}
       </span>
+      <span className="visually-hidden">
+        {lost ? "" : `, ${state}, ${count(server.sessions, "session")}, ${Math.round(used * 100)}% of its cache reserved`}
+      </span>
     </button>
   );
 }
 
-function labelOf(server: Server, state: string, used: number): string {
-  const facts = [
-    `${server.name}: blocks ${server.start}:${server.end}`,
-    state,
-    `${count(server.sessions, "session")}`,
-    `${Math.round(used * 100)}% of its cache reserved`,
-  ];
-  if (server.round_trip !== null) facts.push(`${seconds(server.round_trip)} away`);
-  if (server.relayed) facts.push("reached through a relay");
-  return facts.join(", ");
-}
+/** From one mark to the next: a round number of blocks, so that not more stand there than fit. */
+const stepOf = (blocks: number) => [1, 2, 5, 10, 20, 50, 100].find((each) => blocks / each <= 10) ?? 200;
 
-/** Marks at round numbers of blocks, not more than fit. */
-function Scale({ blocks }: { blocks: number }) {
-  const step = [1, 2, 5, 10, 20, 50, 100].find((each) => blocks / each <= 10) ?? 200;
+function Scale({ blocks, step }: { blocks: number; step: number }) {
   const marks = Array.from({ length: Math.floor(blocks / step) + 1 }, (_, index) => index * step);
   return (
     <div className="scale" aria-hidden>
