@@ -26,6 +26,9 @@ WINDOWS = os.name == "nt"
 SCRIPTS = VENV / ("Scripts" if WINDOWS else "bin")
 PYTHON = SCRIPTS / ("python.exe" if WINDOWS else "python")
 PETALS = ROOT / "backends" / "upstream" / "requirements.txt"
+PAGE = ROOT / "chatbot-ui"
+BUILT = ROOT / "openai_api" / "static" / "app"
+NODE = 20  # the oldest version that builds the page
 PYTORCH = "https://download.pytorch.org/whl/"
 
 USAGE = """usage: python bootstrap.py up [arguments of 'swarm up']
@@ -36,6 +39,7 @@ USAGE = """usage: python bootstrap.py up [arguments of 'swarm up']
 up       installs what is needed into .venv beside this file (about a minute, once), then runs 'swarm up':
          a directory, two servers and a chat page on this machine. 'up --help' lists its arguments.
 install  only installs, and says where the programs are.
+         Each of them also builds the chat page where Node.js 20 or newer is; without it a simpler page is served.
 test     installs what the tests need too, then runs pytest.
 petals   makes .venv-petals, where upstream Petals is installed, for 'swarm-server MODEL --backend petals'.
          It goes with older libraries, so it needs an environment of its own, and Python 3.11.
@@ -59,6 +63,8 @@ def main(args: "list[str]") -> int:
         if args[0] == "petals":
             use_petals()
         install({"test": "test", "petals": "petals"}.get(args[0], ""))
+        if args[0] != "petals":
+            build_page(again=args[0] == "install")
     except Failure as failure:
         say(f"bootstrap: {failure}")
         return 1
@@ -255,6 +261,86 @@ def explain(text: str) -> str:
     errors = [line.strip() for line in text.splitlines() if "error" in line.lower() and line.strip()]
     lines = errors or [line.strip() for line in text.splitlines() if line.strip()] or ["no reason was given"]
     return lines[-1]
+
+
+def build_page(again: bool) -> None:
+    """Build `chatbot-ui/` into the gateway's files where Node.js is; without it the gateway serves a simpler page.
+
+    A failure is said and stops nothing. It is tried again when the sources change, or when `again` is set.
+    """
+    stamp, failed = BUILT / ".stamp", VENV / "page.failed"
+    want = page_digest()
+    if want in ("", read(stamp)):
+        return
+    if read(failed) == want and not again:
+        say("building the chat page failed last time, so the simple one is served; 'bootstrap.py install' tries again")
+        return
+    npm = find_npm()
+    if npm is None:
+        say(f"no Node.js {NODE} or newer is here (https://nodejs.org), so the gateway serves its simple chat page")
+        return
+    failed.write_text(want, encoding="utf-8")
+    started = time.monotonic()
+    log = VENV / "page.log"
+    lock = hashlib.sha256((PAGE / "package-lock.json").read_bytes()).hexdigest()
+    fetched = PAGE / "node_modules" / ".swarm-lock"
+    steps = [("building the chat page", ["run", "build"])]
+    if read(fetched) != lock:
+        fetch = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+        steps.insert(0, ("fetching what the chat page is built with", fetch))
+    with log.open("w", encoding="utf-8", errors="replace") as words:
+        for step, args in steps:
+            say(f"[{time.monotonic() - started:4.0f} s] {step}")
+            words.flush()
+            if subprocess.run(
+                [npm, *args],
+                cwd=str(PAGE),
+                stdin=subprocess.DEVNULL,
+                stdout=words,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ, NEXT_TELEMETRY_DISABLED="1", CI="1"),
+            ).returncode:
+                say(f"{step} failed, so the gateway serves its simple chat page (log: {log})")
+                return
+            if args[0] == "ci":
+                fetched.write_text(lock, encoding="utf-8")
+    shutil.rmtree(str(BUILT), ignore_errors=True)
+    shutil.copytree(str(PAGE / "out"), str(BUILT))
+    stamp.write_text(want, encoding="utf-8")
+    failed.unlink()
+    say(f"[{time.monotonic() - started:4.0f} s] built the chat page")
+
+
+def page_digest() -> str:
+    """Changes with everything that the page is built from; empty where its sources are not here."""
+    if not (PAGE / "package-lock.json").is_file():
+        return ""
+    digest = hashlib.sha256()
+    names = [
+        path for path in PAGE.iterdir() if path.suffix in (".json", ".mjs", ".ts") and path.name != "next-env.d.ts"
+    kinds = (".json", ".mjs", ".ts")
+    names = [path for path in PAGE.iterdir() if path.suffix in kinds and path.name != "next-env.d.ts"]
+    files = [path for folder in ("app", "components", "lib", "public") for path in (PAGE / folder).rglob("*")]
+    for path in sorted(path for path in names + files if path.is_file()):
+        digest.update(path.relative_to(PAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def find_npm() -> "str | None":
+    """None: it is not here, or its Node.js is too old."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return None
+    said = subprocess.run([node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8").stdout
+    version = said.strip().lstrip("v").split(".")[0]
+    return npm if version.isdigit() and int(version) >= NODE else None
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def run(command: "list[str]") -> int:

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from openai_api.calls import CallReader, merged_calls
@@ -23,7 +23,7 @@ from openai_api.merging import Quiet, merged
 from openai_api.metrics import Metrics
 from openai_api.scoring import offsets_of, scored
 from routing import wire
-from swarm import Notice, Sampling
+from swarm import Notice, Routed, Sampling
 from swarm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class Answer:
         prompt_tokens: of all prompts together; a prompt that several choices share counts once.
         token_ids: whether choices show token ids beside text.
         usage: whether a stream ends with what it has used.
+        notices: what has happened on the way so far; the routes are among them.
     """
 
     id: str
@@ -116,6 +117,7 @@ class Answer:
     token_ids: bool
     usage: bool
     calling: Calling | None = None
+    notices: list[Notice] = field(default_factory=list, compare=False)
 
 
 async def whole(answer: Answer, engine: Engine, metrics: Metrics) -> Json:
@@ -228,6 +230,9 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
         async with aclosing(steps):
             async for step in steps:
                 if not isinstance(step, wire.Token):
+                    answer.notices.append(step)
+                    if isinstance(step, Routed):
+                        continue
                     log.info("%s: %s", answer.id, step.text)
                     yield step
                     continue

@@ -69,5 +69,7 @@ async def _events(prepare: Prepare, request: Request) -> AsyncGenerator[bytes, N
 
 async def _prepared(prepare: Prepare, request: Request) -> Answer:
     answer = await prepare()
+    if request.app.state.console is not None:
+        request.app.state.console.remember(answer)
     request.app.state.metrics.prompted.labels(answer.model).inc(answer.prompt_tokens)
     return answer

@@ -13,18 +13,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from openai_api import console_routes
 from openai_api.attendance import ClientGone
 from openai_api.bodies import LIMIT, BodyLimit
+from openai_api.console import Console
 from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
 from openai_api.gateway import Gateway
 from openai_api.keys import Guard
 from openai_api.messages import body_of
 from openai_api.metrics import Metrics
 from openai_api.observation import GONE, Observed
-from openai_api.page import chat_page
 from openai_api.room import Room
 from openai_api.routes import router
 from openai_api.schemas import names
+from openai_api.site import Site, simple
 from swarm import SwarmError, __version__
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ def create_app(
     closing: asyncio.Event | None = None,
     body_limit: int = LIMIT,
     room: Room | None = None,
+    site: Site | None = None,
+    console: Console | None = None,
 ) -> ASGIApp:
     """
     Args:
@@ -44,6 +48,8 @@ def create_app(
         closing: set when the gateway shuts down; answers that are being made end with an error then.
         body_limit: bytes.
         room: for how many requests there is.
+        site: the page; by default the simple one.
+        console: what the page's console shows; None: there is none.
     """
     # No documentation pages: FastAPI's fetch their scripts from elsewhere.
     app = FastAPI(title="layerswarm gateway", version=__version__, docs_url=None, redoc_url=None)
@@ -51,14 +57,27 @@ def create_app(
     app.state.metrics = metrics = Metrics(gateway.engine)
     app.state.room = room or Room()
     app.state.closing = closing or asyncio.Event()
-    app.state.page = chat_page()
+    app.state.console = console
     app.include_router(router)
+    if console is not None:
+        app.include_router(console_routes.router)
+    site = site or simple()
+    _add(site, app)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientGone, _on_gone)
     for kind in (ApiError, SwarmError, Exception):
         app.add_exception_handler(kind, _on_error)
-    return Observed(Guard(BodyLimit(app, body_limit), api_key), metrics)
+    return Observed(Guard(BodyLimit(app, body_limit), api_key, site.paths), metrics)
+
+
+def _add(site: Site, app: FastAPI) -> None:
+    async def page(request: Request) -> Response:
+        return site.answer(request)
+
+    files = [path for path in site.paths if path.count("/") == 1]
+    for path in [*sorted(files), *(f"/{folder}/{{path:path}}" for folder in sorted(site.folders))]:
+        app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

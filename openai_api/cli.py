@@ -7,12 +7,16 @@ import socket
 
 import click
 
+from openai_api import site
 from openai_api.app import create_app
+from openai_api.console import Console
 from openai_api.gateway import Gateway
 from openai_api.keys import is_loopback
 from openai_api.room import AT_ONCE, PATIENCE, WAITING, Room
 from openai_api.serving import HttpServer, listen, url_of
+from routing.security import AdminKey, SecurityError
 from swarm import AsyncSwarmClient, Expelled, SwarmError, console, firewall, join
+from swarm.admin import find_key
 from swarm.cli import from_file, join_option, patience_option, private_option, verbose_option
 from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
 
@@ -37,6 +41,15 @@ from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
     default=WAITING,
     help=f"Requests that may wait for their turn, {PATIENCE:g} s at most; others get status 429.",
 )
+@click.option(
+    "--admin-key",
+    envvar="SWARM_ADMIN_KEY",
+    type=click.Path(exists=True),
+    metavar="FILE",
+    show_default=False,
+    help="Of a directory: lets whoever uses the page make join tokens.  [default: without an API key the one on this "
+    "machine, if any]",
+)
 @private_option
 @patience_option
 @verbose_option
@@ -47,6 +60,7 @@ def command(
     api_key: str | None,
     at_once: int,
     waiting: int,
+    admin_key: str | None,
     private: bool,
     patience: float,
     verbose: bool,
@@ -67,18 +81,38 @@ def command(
             )
         token = join.find(join_token)
         firewall.tell_once(host)
+        inviting = _admin_key(admin_key, key)
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
-            asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop))
+            asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop, inviting))
+
+
+def _admin_key(given: str | None, api_key: str | None) -> AdminKey | None:
+    """What the page may make join tokens with. Holders of an API key are not thereby the swarm's administrators."""
+    if given is None and api_key is not None:
+        return None
+    try:
+        return find_key(given)
+    except (SwarmError, SecurityError):
+        if given is not None:
+            raise
+        return None
 
 
 async def _serve(
-    client: AsyncSwarmClient, listener: socket.socket, host: str, key: str | None, room: Room, stop: Stop
+    client: AsyncSwarmClient,
+    listener: socket.socket,
+    host: str,
+    key: str | None,
+    room: Room,
+    stop: Stop,
+    admin_key: AdminKey | None,
 ) -> None:
     closing = asyncio.Event()
     async with client:
         gateway = Gateway(client)
-        app = create_app(gateway, api_key=key, closing=closing, room=room)
+        live = Console(client, admin_key)
+        app = create_app(gateway, api_key=key, closing=closing, room=room, site=site.load(), console=live)
         server = HttpServer(
             app,
             lambda: stop.is_set() or client.expelled,
@@ -86,11 +120,12 @@ async def _serve(
             on_ready=lambda: announce(f"ready: {url_of(host, listener)}"),
         )
         stop.abrupt = False
-        prefetching = asyncio.create_task(gateway.prefetch())
+        working = [asyncio.create_task(gateway.prefetch()), asyncio.create_task(live.watch())]
         try:
             await server.serve(sockets=[listener])
         finally:
-            prefetching.cancel()
+            for task in working:
+                task.cancel()
         if client.expelled:
             raise Expelled
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openai_api.errors import ApiError
 from openai_api.messages import body_of
 
-OPEN = {"/", "/health"}  # the chat page asks for the key itself; a monitor must know whether the gateway lives
+OPEN = frozenset({"/health"})  # a monitor must know whether the gateway lives
 
 
 def is_loopback(host: str) -> bool:
@@ -38,11 +38,16 @@ class Guard:
     With a key: requests that carry it as `Authorization: Bearer KEY`, or as `X-Api-Key: KEY` (Anthropic's way).
     Without one: requests that are addressed to this machine, so that no web page can reach the gateway by giving its
     own name this machine's address (DNS rebinding).
+
+    Args:
+        open_paths: of the page, which asks for the key itself.
+
     `scope["state"]["trusted"]` says whether the caller has shown the right to everything.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None) -> None:
+    def __init__(self, app: ASGIApp, key: str | None, open_paths: frozenset[str] = frozenset()) -> None:
         self._app = app
+        self._open = OPEN | open_paths
         self._key = key.encode() if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +57,7 @@ class Guard:
         headers = dict(scope["headers"])
         problem = self._problem(headers)
         scope["state"]["trusted"] = problem is None
-        if problem is None or (self._key is not None and scope["path"] in OPEN):
+        if problem is None or (self._key is not None and scope["path"] in self._open):
             await self._app(scope, receive, send)
             return
         body = body_of(problem, scope["path"], scope["state"].get("request_id", ""))

@@ -15,7 +15,6 @@ from openai_api.embeddings import EmbeddingRequest
 from openai_api.message_schemas import CountRequest, MessagesRequest
 from openai_api.messages import MessageOutput
 from openai_api.models import catalogue, described
-from openai_api.page import Page
 from openai_api.response_schemas import ResponsesRequest
 from openai_api.responses import ResponseOutput
 from openai_api.schemas import CompletionRequest
@@ -114,12 +113,6 @@ async def health(request: Request) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-async def chat_page(request: Request) -> Response:
-    page: Page = request.app.state.page
-    return Response(page.html, headers=page.headers, media_type="text/html; charset=utf-8")
 
 
 def _coverage(model: ServedModel) -> dict[str, Any]:

@@ -6,7 +6,7 @@ with SwarmClient(join="swarm1:...") as client:
     print(client.generate("smollm2-135m", "The capital of France is", max_new_tokens=16))
 """
 
-from swarm.actions import Notice
+from swarm.actions import Notice, Routed
 from swarm.aio import AsyncClientSession, AsyncSwarmClient
 from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
@@ -22,6 +22,7 @@ __all__ = [
     "Expelled",
     "Notice",
     "Overloaded",
+    "Routed",
     "Sampling",
     "SamplingOptions",
     "ServedModel",

@@ -49,6 +49,13 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Routed(Notice):
+    """The servers that compute the session from here on; `text` says it for people."""
+
+    hops: tuple[wire.Hop, ...]
+
+
+@dataclass(frozen=True)
 class StepOutput:
     """`[tokens, vocab]` float32 logits or `[tokens, hidden]` hidden states of a step."""
 

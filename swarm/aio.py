@@ -9,8 +9,9 @@ from typing import Any, Self, Unpack
 
 from backends.stage import Array, Output
 from routing import wire
-from swarm.actions import Done, Emit, Notice, StepOutput
+from swarm.actions import Done, Emit, Notice, Routed, StepOutput
 from swarm.client import Base, ClientSession, SamplingOptions, Step, as_ids, required
+from swarm.driver import Link
 from swarm.sampling import Sampling
 from swarm.tokenizer import Detokenizer, Tokenizer
 from swarm.verify import Verdict
@@ -31,6 +32,10 @@ class AsyncSwarmClient(Base):
     async def tokenizer(self, model: str) -> Tokenizer | None:
         return await asyncio.to_thread(self._load_tokenizer, model)
 
+    async def links(self) -> dict[str, Link]:
+        """The connections to servers that are up now, by key."""
+        return await asyncio.wrap_future(self._driver.links())
+
     async def stream(
         self,
         model: str,
@@ -39,18 +44,22 @@ class AsyncSwarmClient(Base):
         sampling: Sampling | None = None,
         max_length: int | None = None,
     ) -> AsyncIterator[Step]:
-        """The tokens that follow `input_ids`, and notices of what happens on the way.
+        """The tokens that follow `input_ids`, and notices of what happens on the way; `Routed` where the route changes.
 
         Closing the generator stops the session on every hop.
         """
         ids = as_ids(input_ids)
         length = self._session_length(model, max_length or len(ids) + max_new_tokens)
         session = self._driver.open(model, length)
+        epoch = 0
         try:
             inbox = _Inbox()
             self._driver.generate(session, ids, max_new_tokens, sampling or Sampling(), inbox.put)
             async for item in inbox:
                 assert not isinstance(item, StepOutput)
+                if isinstance(item, wire.Token) and item.epoch != epoch:
+                    epoch, hops = item.epoch, self._driver.state(session)[1]
+                    yield Routed(f"computed by {len(hops)} servers", hops)
                 yield item
         finally:
             self._driver.close(session)

@@ -135,12 +135,21 @@ def cli() -> None:
 @click.option("--servers", type=click.IntRange(1), default=2, show_default=True, help="How many share the blocks.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of the gateway.")
 @click.option("--no-browser", is_flag=True, help="Do not open the chat page.")
+@click.option("--share", is_flag=True, help="Let other machines of the network join: listen there, on port 7700.")
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--quantize", type=click.Choice(["int8", "nf4"]))
 @verbose_option
 def up(
-    model: str, servers: int, port: int, no_browser: bool, dtype: str, device: str, quantize: str | None, verbose: bool
+    model: str,
+    servers: int,
+    port: int,
+    no_browser: bool,
+    share: bool,
+    dtype: str,
+    device: str,
+    quantize: str | None,
+    verbose: bool,
 ) -> None:
     """Start directory, servers and gateway on this machine."""
     from swarm.up import up as start
@@ -148,7 +157,7 @@ def up(
     log_to_stderr(verbose)
     options = ["--dtype", dtype, "--device", device, *(["--quantize", quantize] if quantize else [])]
     with clear_errors(), stopping() as stop:
-        start(model, servers, port, not no_browser, options, stop)
+        start(model, servers, port, not no_browser, share, options, stop)
 
 
 @cli.command()

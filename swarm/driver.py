@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
@@ -38,6 +38,14 @@ Sink = Callable[[Emit | Done], None]
 POLL = 100  # ms
 HOUSEKEEPING = 5.0  # s
 CALL_TIMEOUT = 20.0  # s for the answer to a request that is not part of a session
+
+
+@dataclass(frozen=True)
+class Link:
+    """A connection to a server: the round trip in seconds when it was made (None: not measured), and by which way."""
+
+    round_trip: float | None
+    relayed: bool
 
 
 class _Call:
@@ -136,6 +144,17 @@ class Driver:
         """Epoch and route of the session; nothing of one that is closed."""
         known = self._sessions.get(session)
         return (known[0].epoch, known[0].route) if known else (0, ())
+
+    def links(self) -> Future[dict[str, Link]]:
+        """The connections to servers that are up now, by key."""
+        found: Future[dict[str, Link]] = Future()
+
+        def look() -> None:
+            up = filter(self._dialer.is_up, self._dialer.peers())
+            found.set_result({peer: Link(self._latency.get(peer), self._dialer.relayed(peer)) for peer in up})
+
+        self._do(look)
+        return found
 
     def call(
         self, server: wire.Server, request: Callable[[int], wire.Message]

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 READY_TIMEOUT = 600.0  # s; a large model takes its time to load
 STOP_TIMEOUT = 10.0  # s for a process to end by itself
+SHARED = "0.0.0.0:7700"  # where the directory listens when other machines may join, as swarm-directory does
 RESTARTS = 3  # of one server, until it is left alone
 
 
@@ -114,8 +115,13 @@ def split_evenly(blocks: int, servers: int) -> list[Span]:
     return [Span(start, end) for start, end in itertools.pairwise(bounds)]
 
 
-def up(model: str, servers: int, port: int, browser: bool, options: Sequence[str], stop: Stop) -> None:
-    """Start directory, servers and gateway; print `join:` and `ready:`; watch over them until `stop` is set."""
+def up(model: str, servers: int, port: int, browser: bool, share: bool, options: Sequence[str], stop: Stop) -> None:
+    """Start directory, servers and gateway; print `join:` and `ready:`; watch over them until `stop` is set.
+
+    Args:
+        share: whether directory and servers listen on the network, so that other machines can join. The gateway does
+            not.
+    """
     resolved = models.resolve(model)
     print(f"model: {resolved.name}, from {resolved.source}", file=sys.stderr, flush=True)
     info = registry.find("transformers").describe(resolved.path)
@@ -129,7 +135,8 @@ def up(model: str, servers: int, port: int, browser: bool, options: Sequence[str
             return child
 
         state = home.folder("up")
-        directory = start("directory", "swarm", "directory", "--bind", "127.0.0.1:0", "--state-dir", str(state))
+        place = SHARED if share else "127.0.0.1:0"
+        directory = start("directory", "swarm", "directory", "--bind", place, "--state-dir", str(state))
         token = directory.wait_ready(stop).removeprefix("join:").strip()
         remember(token)
         gateway = start("gateway", "openai_api.cli", "--host", "127.0.0.1", "--port", str(port), join=token)
@@ -139,7 +146,7 @@ def up(model: str, servers: int, port: int, browser: bool, options: Sequence[str
                 "swarm",
                 "server",
                 str(resolved.path),
-                *("--model-name", resolved.name, "--blocks", str(span), "--bind", "127.0.0.1:0"),
+                *("--model-name", resolved.name, "--blocks", str(span), "--bind", f"{place.split(':')[0]}:0"),
                 *("--name", f"up-{i}", "--drain", "2", *options),
                 join=token,
             )

@@ -185,3 +185,65 @@ def test_upstream_petals_gets_the_versions_that_are_tested_where_it_can() -> Non
     tested = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     assert pins(shared).items() <= tested.items()
     assert {"petals", "transformers"} <= pins(own).keys()
+
+
+@pytest.fixture
+def page(bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sources of a page, with an `npm` that writes `out/`, or fails where a file `broken` lies."""
+    sources = tmp_path / "chatbot-ui"
+    (sources / "app").mkdir(parents=True)
+    (sources / "node_modules").mkdir()
+    (sources / "package-lock.json").write_text("{}")
+    (sources / "app" / "page.tsx").write_text("first")
+    npm = tmp_path / "npm"
+    npm.write_text('#!/bin/sh\necho "$1" >> calls\n[ ! -e broken ] && mkdir -p out && cp app/page.tsx out/index.html\n')
+    npm.chmod(0o755)
+    (tmp_path / "venv").mkdir()
+    for name, path in (("PAGE", sources), ("BUILT", tmp_path / "built"), ("VENV", tmp_path / "venv")):
+        monkeypatch.setattr(bootstrap, name, path)
+    monkeypatch.setattr(bootstrap, "find_npm", lambda: str(npm))
+    return sources
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for npm is a shell script")
+def test_the_page_is_built_once_and_again_when_its_sources_change(
+    bootstrap: ModuleType, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bootstrap.build_page(again=False)
+    bootstrap.build_page(again=True)
+    assert (page / "calls").read_text().split() == ["ci", "run"]
+    assert (page.parent / "built" / "index.html").read_text() == "first"
+    assert "built the chat page" in capsys.readouterr().err
+    (page / "app" / "page.tsx").write_text("second")
+    bootstrap.build_page(again=False)
+    assert (page / "calls").read_text().split() == ["ci", "run", "run"]
+    assert (page.parent / "built" / "index.html").read_text() == "second"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for npm is a shell script")
+def test_a_page_that_cannot_be_built_is_said_and_not_tried_at_every_start(
+    bootstrap: ModuleType, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (page / "broken").touch()
+    bootstrap.build_page(again=False)
+    assert "failed, so the gateway serves its simple chat page (log: " in capsys.readouterr().err
+    bootstrap.build_page(again=False)
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "'bootstrap.py install' tries again" in said
+    assert (page / "calls").read_text().split() == ["ci"]
+    (page / "broken").unlink()
+    bootstrap.build_page(again=True)
+    assert (page.parent / "built" / "index.html").exists()
+
+
+def test_without_node_one_line_says_so_and_without_sources_none(
+    bootstrap: ModuleType, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap, "find_npm", lambda: None)
+    bootstrap.build_page(again=False)
+    assert capsys.readouterr().err == (
+        "no Node.js 20 or newer is here (https://nodejs.org), so the gateway serves its simple chat page\n"
+    )
+    (page / "package-lock.json").unlink()
+    bootstrap.build_page(again=False)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,5 @@
+import { Shell } from "@/components/Shell";
+
+export default function Page() {
+  return <Shell />;
+}

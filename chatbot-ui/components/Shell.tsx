@@ -1,0 +1,127 @@
+"use client";
+
+import dynamic from "next/dynamic";
+import { Menu } from "lucide-react";
+import { useEffect, useRef, useState } from "react";
+import { fresh, refreshModels, start, useApp, type View } from "@/lib/state";
+import { Conversation } from "./Conversation";
+import { Sidebar } from "./Sidebar";
+import { Unlock } from "./Unlock";
+
+const Console = dynamic(() => import("./console/Console").then((module) => module.Console), {
+  ssr: false,
+  loading: () => <p className="quiet centred">Loading the map.</p>,
+});
+
+/** The whole page: conversations at the side, beside them the chat or the swarm. */
+export function Shell() {
+  const [ready, setReady] = useState(false);
+  const { view, open, current, locked } = useApp();
+  const [drawer, setDrawer] = useState(false);
+
+  useEffect(() => {
+    start().finally(() => setReady(true));
+  }, []);
+  useModels(ready);
+  useAddress();
+  useKeys();
+
+  return (
+    <div className="page">
+      <a className="skip" href="#main">
+        Skip to the conversation
+      </a>
+      <aside className="side wide" aria-label="Conversations">
+        <Sidebar />
+      </aside>
+      {drawer && <Drawer close={() => setDrawer(false)} />}
+      <main id="main" tabIndex={-1}>
+        <h1 className="visually-hidden">Swarm chat</h1>
+        <button className="icon narrow menu" aria-label="Conversations" onClick={() => setDrawer(true)}>
+          <Menu aria-hidden />
+        </button>
+        {ready && view === "swarm" && <Console />}
+        {ready &&
+          open.map((id) => (
+            <Conversation key={id} id={id} shown={view === "chat" && id === current} />
+          ))}
+      </main>
+      {locked && <Unlock />}
+    </div>
+  );
+}
+
+/** The side on a narrow screen, over the rest. */
+function Drawer({ close }: { close: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    if (!dialog.current?.open) dialog.current?.showModal();
+  }, []);
+  return (
+    <dialog
+      className="drawer"
+      ref={dialog}
+      aria-label="Conversations"
+      onClose={close}
+      onClick={(event) => event.target === dialog.current && dialog.current?.close()}
+    >
+      <Sidebar done={() => dialog.current?.close()} />
+    </dialog>
+  );
+}
+
+/** Looks for models for as long as the page is open, often while there is none. */
+function useModels(ready: boolean) {
+  const locked = useApp((state) => state.locked);
+  useEffect(() => {
+    if (!ready || locked) return;
+    let timer: ReturnType<typeof setTimeout>;
+    let over = false;
+    const look = async () => {
+      const pause = await refreshModels();
+      if (!over) timer = setTimeout(look, pause * 1000);
+    };
+    void look();
+    return () => {
+      over = true;
+      clearTimeout(timer);
+    };
+  }, [ready, locked]);
+}
+
+/** The view is part of the address, so that it can be linked to and the browser's buttons work. */
+function useAddress() {
+  const view = useApp((state) => state.view);
+  useEffect(() => {
+    const read = () => useApp.setState({ view: (location.hash === "#swarm" ? "swarm" : "chat") satisfies View });
+    read();
+    window.addEventListener("hashchange", read);
+    return () => window.removeEventListener("hashchange", read);
+  }, []);
+  const first = useRef(true);
+  useEffect(() => {
+    if (first.current) {
+      first.current = false;
+      return;
+    }
+    const wanted = view === "swarm" ? "#swarm" : "#";
+    if ((location.hash || "#") !== wanted) history.pushState(null, "", wanted);
+  }, [view]);
+}
+
+function useKeys() {
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      if (!(event.ctrlKey || event.metaKey)) return;
+      if (event.key.toLowerCase() === "k") {
+        event.preventDefault();
+        document.querySelector<HTMLInputElement>(".side.wide .search input")?.focus();
+      } else if (event.shiftKey && event.key.toLowerCase() === "o") {
+        event.preventDefault();
+        fresh();
+      }
+    };
+    window.addEventListener("keydown", onKey);
+    return () => window.removeEventListener("keydown", onKey);
+  }, []);
+}

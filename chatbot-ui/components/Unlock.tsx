@@ -1,0 +1,44 @@
+"use client";
+
+import { useEffect, useRef, useState } from "react";
+import { apiKey } from "@/lib/gateway";
+import { refreshModels, useApp } from "@/lib/state";
+
+/** Asks for the gateway's API key. */
+export function Unlock() {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [key, setKey] = useState("");
+  const wrong = typeof window !== "undefined" && !!apiKey.get();
+  useEffect(() => {
+    if (!dialog.current?.open) dialog.current?.showModal();
+  }, []);
+  const use = () => {
+    apiKey.set(key.trim());
+    useApp.setState({ locked: false });
+    void refreshModels();
+  };
+  return (
+    <dialog ref={dialog} className="card" aria-labelledby="unlock-title" onCancel={(event) => event.preventDefault()}>
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          use();
+        }}
+      >
+        <h2 id="unlock-title">This gateway asks for an API key</h2>
+        <p className="quiet">
+          {wrong ? "The key that was given is not the right one. " : ""}It is kept in this tab only.
+        </p>
+        <label className="field">
+          API key
+          <input type="password" autoComplete="off" required value={key} onChange={(event) => setKey(event.target.value)} />
+        </label>
+        <div className="actions">
+          <button className="main" type="submit">
+            Use key
+          </button>
+        </div>
+      </form>
+    </dialog>
+  );
+}

@@ -1,0 +1,83 @@
+import type { ChatModelAdapter, ChatModelRunResult, ThreadMessage } from "@assistant-ui/react";
+import { ask, chat, GatewayError, type ChatMessage } from "./gateway";
+import { textOf } from "./library";
+import { useApp } from "./state";
+import type { ChatSettings, Hop, Making } from "./types";
+
+const REDRAW = 40; // ms between two redraws of an answer that comes fast
+
+/** Makes answers through the gateway. `settings` and `model` are asked when an answer begins. */
+export function answering(settings: () => ChatSettings, model: () => string): ChatModelAdapter {
+  return {
+    async *run({ messages, abortSignal }) {
+      const making: Making = { model: model(), tokens: 0, notes: [] };
+      const { system, sampling } = settings();
+      let text = "";
+      let counted = 0;
+      const result = (status?: ChatModelRunResult["status"]): ChatModelRunResult => ({
+        content: text ? [{ type: "text", text }] : [],
+        metadata: { custom: { making: { ...making, notes: [...making.notes] } } },
+        ...(status && { status }),
+      });
+      const began = performance.now();
+      let firstAt = 0;
+      let drawn = 0;
+      try {
+        if (!making.model) throw new GatewayError(0, "There is no model to ask yet.");
+        for await (const item of chat(making.model, conversation(system, messages), sampling, abortSignal)) {
+          const now = performance.now();
+          switch (item.kind) {
+            case "id":
+              making.id = item.id;
+              continue;
+            case "text":
+              text += item.text;
+              making.tokens = ++counted;
+              firstAt ||= now;
+              making.first = (firstAt - began) / 1000;
+              making.span = (now - firstAt) / 1000;
+              if (now - drawn < REDRAW) continue;
+              break;
+            case "note":
+              making.notes.push(item.text);
+              break;
+            case "finish":
+              making.finish = item.reason;
+              break;
+            case "usage":
+              making.tokens = item.completion;
+              break;
+          }
+          drawn = now;
+          yield result();
+        }
+        making.routes = making.id ? await routesOf(making.id) : undefined;
+        yield result({ type: "complete", reason: making.finish === "length" ? "unknown" : "stop" });
+      } catch (error) {
+        if (abortSignal.aborted) return;
+        if (error instanceof GatewayError && error.status === 401) useApp.setState({ locked: true });
+        const words = error instanceof Error ? error.message : String(error);
+        yield result({ type: "incomplete", reason: "error", error: words });
+      }
+    },
+  };
+}
+
+function conversation(system: string, messages: readonly ThreadMessage[]): ChatMessage[] {
+  const told: ChatMessage[] = system.trim() ? [{ role: "system", content: system.trim() }] : [];
+  for (const message of messages) {
+    const content = textOf(message);
+    // An answer that failed before its first word is none.
+    if (content) told.push({ role: message.role, content });
+  }
+  return told;
+}
+
+/** Who computed an answer, in the order of the routes that it took; undefined where the gateway does not know it. */
+export async function routesOf(id: string): Promise<Hop[][] | undefined> {
+  try {
+    return (await (await ask(`/api/answers/${encodeURIComponent(id)}`)).json()).routes;
+  } catch {
+    return undefined;
+  }
+}
