@@ -316,8 +316,6 @@ def page_digest() -> str:
     if not (PAGE / "package-lock.json").is_file():
         return ""
     digest = hashlib.sha256()
-    names = [
-        path for path in PAGE.iterdir() if path.suffix in (".json", ".mjs", ".ts") and path.name != "next-env.d.ts"
     kinds = (".json", ".mjs", ".ts")
     names = [path for path in PAGE.iterdir() if path.suffix in kinds and path.name != "next-env.d.ts"]
     files = [path for folder in ("app", "components", "lib", "public") for path in (PAGE / folder).rglob("*")]
