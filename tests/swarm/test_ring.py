@@ -153,7 +153,8 @@ def test_a_server_that_hangs_is_found_by_its_silence(victim: int) -> None:
 
 
 def test_activations_never_pile_up_before_a_slow_hop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.neighbours.COUNTED", 0)
+    for module in ("neighbours", "server"):
+        monkeypatch.setattr(f"swarm.{module}.COUNTED", 0)
     monkeypatch.setattr("swarm.neighbours.WINDOW", 1000)
     monkeypatch.setattr("swarm.server.BATCH_TOKENS", 16)
     simulation = swarm_of([0, 3, 6])
