@@ -126,7 +126,9 @@ def test_from_the_setup_program_to_the_first_token_and_back(
     join_file = tmp_path / "join"
     join_file.write_text(token, encoding="utf-8")
     service = [f"/JOINFILE={seen(join_file)}", "/MODEL=smollm2-135m", "/SERVICE=1"]
-    arguments = ["/S", f"/LOG={seen(log)}", f"/PYTHON={seen(PYTHON)}", *service, f"/D={pc.windows(folder)}"]
+    # NSIS takes all that follows /D= as the folder, and no quotes, which Wine puts around what has a space in it.
+    where = f"/D={pc.windows(folder)}".split(" ")
+    arguments = ["/S", f"/LOG={seen(log)}", f"/PYTHON={seen(PYTHON)}", *service, *where]
     assert pc.run(SETUP, *arguments)[0] == 0, text_of(log)
 
     # What it changed.
@@ -171,7 +173,7 @@ def test_from_the_setup_program_to_the_first_token_and_back(
         assert " ".join(one.output).split() == tokenizer.decode(expected).split()
         # Files that are in use cannot be deleted: it says so, and everything stays.
         uninstaller = f"{pc.windows(folder)}\\uninstall.exe"
-        assert pc.run(uninstaller, "/S", f"_?={pc.windows(folder)}")[0] == 14
+        assert pc.run(uninstaller, "/S", *f"_?={pc.windows(folder)}".split(" "))[0] == 14
         assert (folder / "bin" / "swarm.exe").exists() and pc.value(key, "InstallLocation")
         assert up.close_input() == 0, up.errors
 
