@@ -66,7 +66,7 @@ class CallReader:
         self._held = ""
         self._inside = False
         self._begun = False  # something but white space has come
-        self._opened = ""  # what opened the calls, as long as no object has followed
+        self._opened = ""  # what opened the calls, as long as none has followed
         self._object: _Object | None = None
         self._current: CallPart | None = None  # the first part of the call that is being read
         self._given = 0  # characters of its arguments
@@ -95,9 +95,9 @@ class CallReader:
 
     def flush(self) -> str:
         """What was held back, once no more comes: text, unless it is the rest of a call that was begun."""
-        rest = self._held if self._current is None else ""
+        rest = ""
         if self._current is None:
-            rest = self._opened + (self._object.raw if self._object else "") + rest
+            rest = self._opened + (self._object.raw if self._object else "") + self._held
         self._held, self._object = "", None
         return rest if not self.calls or rest.strip() else ""
 
@@ -124,10 +124,13 @@ class CallReader:
 
     def _between(self) -> str:
         """From one object to the next, or to the end of the calls; text where there was no call after all."""
-        self._held = self._held.lstrip(self._syntax.separators)
+        held = self._held
+        self._held = held.lstrip(self._syntax.separators)
+        if self._opened:
+            self._opened += held[: len(held) - len(self._held)]
         closing = self._syntax.closing
         if self._held.startswith("{"):
-            self._object, self._opened = _Object(), ""
+            self._object = _Object()
         elif closing and self._held.startswith(closing):
             self._held, self._inside = self._held[len(closing) :], False
         elif self._held and not (closing and closing.startswith(self._held)):
@@ -143,7 +146,7 @@ class CallReader:
             self._current = CallPart(self.calls, self._new_id(), name, "", first=True)
             parts.append(self._current)
             self.calls += 1
-            self._given = 0
+            self._given, self._opened = 0, ""
         if self._current is not None:
             arguments = read.arguments or ("{}" if read.done else "")
             if new := arguments[self._given :]:
@@ -151,10 +154,10 @@ class CallReader:
                 parts.append(CallPart(self._current.index, self._current.id, name, new, first=False))
         if not read.done:
             return ""
-        text = "" if self._current is not None else read.raw
+        text = "" if self._current is not None else self._opened + read.raw
         self._object = self._current = None
         if text:
-            self._inside = False
+            self._inside, self._opened = False, ""
         return text
 
 

@@ -13,7 +13,7 @@ from openai_api.families import Family
 from openai_api.grammars import MOST_CALLS
 from openai_api.schemas import ResponseFormat
 from routing.wire import MAX_GRAMMAR
-from swarm.constraints import ConstraintError, of_regex, of_schema, problem_of
+from swarm.constraints import ConstraintError, guided, of_regex, of_schema, problem_of
 
 
 def grammar_of(wanted: ResponseFormat | None) -> str:
@@ -93,9 +93,8 @@ def constraint_of(request: ChatRequest, family: Family, special: Callable[[str],
         for tool in tools
     ]
     parallel = request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool)
-    grammar = grammars.calls(
-        family, functions, special, required=required, parallel=parallel, content=None if required else content
-    )
+    instead = None if content is None else guided(content, _is_strict(request.response_format))
+    grammar = grammars.calls(family, functions, special, required=required, parallel=parallel, content=instead)
     return checked(grammar, "tools")
 
 

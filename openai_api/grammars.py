@@ -41,14 +41,15 @@ def calls(
     Args:
         special: the id of a text that is one special token, else None.
         required: the answer consists of calls; otherwise text may come before them, or instead.
-        content: where no call is required, the text that there may be instead must fit this JSON schema.
+        content: where no call is required, the text that there may be instead must fit this JSON schema
+            (see `swarm.constraints.guided`).
     """
     writer = _Writer(family, functions, special)
     most = MOST_CALLS if parallel and family.parallel else 1
     if required:
         return writer.grammar(writer.block(most))
     if content is not None:
-        writer.rules.append(f"content: %json {_json(guided(content, strict=True))}")
+        writer.rules.append(f"content: %json {_json(content)}")
         return writer.grammar(f"{writer.block(most)} | content")
     return writer.grammar(writer.among_text(most))
 
