@@ -25,6 +25,7 @@ interface State {
 }
 
 const OPEN_AT_ONCE = 6;
+const removed = new Set<string>();
 
 export const useApp = create<State>(() => ({
   models: [],
@@ -84,13 +85,15 @@ function open(id: string): void {
   set({ current: id, open: [...others.filter((other) => !dropped.has(other)), id] });
 }
 
-export const fresh = () => show(library.newId());
+/** A new conversation; the one that is shown, where nothing has been said in it yet. */
+export function fresh(): void {
+  const { heads, current } = get();
+  show(heads.some((head) => head.id === current) || removed.has(current) ? library.newId() : current);
+}
 
 export function setRunning(id: string, yes: boolean): void {
   if (!!get().running[id] !== yes) set({ running: { ...get().running, [id]: yes } });
 }
-
-const removed = new Set<string>();
 
 /** Keep a conversation; of one that was removed meanwhile nothing comes back. */
 export async function save(head: Head, body?: Body): Promise<void> {
