@@ -29,6 +29,10 @@ def test_a_conversation_over_two_turns_with_branches_is_back_after_a_reload(
     expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible(timeout=LIMIT)
     shot(page, "chat-empty")
     accessible(page)
+    page.get_by_role("button", name="Chat settings").click()
+    shot(page, "chat-settings")
+    accessible(page)
+    page.keyboard.press("Escape")
     tune(page, Temperature="0")
     ask(page, "What is the capital of France?")
     first = wait_answered(page)
@@ -132,7 +136,9 @@ def _when(url: str, wanted: Callable[[list[dict[str, Any]]], Any]) -> Any:
     raise AssertionError("the gateway closed the stream of events")
 
 
-def test_chats_are_found_renamed_exported_imported_and_deleted(url: str, open_page: OpenPage, shot: Shot) -> None:
+def test_chats_are_found_renamed_exported_imported_and_deleted(
+    url: str, open_page: OpenPage, shot: Shot, accessible: Accessible
+) -> None:
     page = open_page(url)
     for number, question in enumerate(("Name a colour.", "Name an animal."), 1):
         tune(page, Greatest_length="8")
@@ -155,6 +161,7 @@ def test_chats_are_found_renamed_exported_imported_and_deleted(url: str, open_pa
 
     page.get_by_role("button", name="Page settings").click()
     shot(page, "page-settings")
+    accessible(page)
     with page.expect_download() as offered:
         page.get_by_role("button", name="Export all").click()
     exported = offered.value.path().read_text(encoding="utf-8")
