@@ -1,6 +1,7 @@
 import { create } from "zustand";
 import { GatewayError, listModels, type Model } from "./gateway";
 import * as library from "./library";
+import { prepare } from "./vault";
 import type { Body, ChatSettings, Head } from "./types";
 import { NEW_SETTINGS } from "./types";
 
@@ -45,6 +46,7 @@ const { getState: get, setState: set } = useApp;
 
 /** Read what is kept on this device. */
 export async function start(): Promise<void> {
+  await prepare();
   const [heads, defaults] = await Promise.all([library.heads(), library.defaults()]);
   set({ heads, defaults });
   const wanted = sessionStorage.getItem("current");
