@@ -182,7 +182,7 @@ def number(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def sse(content: Json, event: str = "") -> bytes:
+def sse(content: Any, event: str = "") -> bytes:
     """A server-sent event; `event`: its name, where it has one."""
     name = f"event: {event}\n".encode() if event else b""
     return name + b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -119,8 +119,8 @@ class Console:
         try:
             state = self._state = await self.snapshot()
             seen = self._newest
-            yield _event("past", list(self._past))
-            yield _event("swarm", state)
+            yield sse(list(self._past), "past")
+            yield sse(state, "swarm")
             while True:
                 try:
                     async with asyncio.timeout(quiet), self._told:
@@ -130,8 +130,8 @@ class Console:
                     continue
                 news, seen, state = [each for each in self._past if each["number"] > seen], self._newest, self._state
                 for each in news:
-                    yield _event("happened", each)
-                yield _event("swarm", state)
+                    yield sse(each, "happened")
+                yield sse(state, "swarm")
         finally:
             self._watchers -= 1
 
@@ -182,7 +182,3 @@ class Console:
 def _issue(key: AdminKey, seconds: float, uses: int) -> str:
     with Administrator(key) as admin:
         return str(admin.issue(seconds, uses)[0])
-
-
-def _event(kind: str, content: Any) -> bytes:
-    return f"event: {kind}\n".encode() + sse(content)

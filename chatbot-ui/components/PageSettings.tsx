@@ -50,7 +50,7 @@ export function PageSettings({ close }: { close: () => void }) {
         <p className="quiet">
           {canKeep()
             ? "Chats are kept in this browser only, encrypted with a key that cannot be taken out of it. The gateway stores none of them. An exported file is not encrypted."
-            : "This page was not opened over a secure connection (HTTPS, or on the gateway's own machine), so chats are kept only until it is closed."}
+            : "This browser lets the page keep nothing, or the connection is not secure (HTTPS, or the gateway's own machine), so chats last until the page is closed."}
         </p>
         <div className="actions start">
           <button

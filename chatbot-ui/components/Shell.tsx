@@ -29,7 +29,7 @@ export function Shell() {
   return (
     <div className="page">
       <a className="skip" href="#main">
-        Skip to the conversation
+        Skip to the content
       </a>
       <aside className="side wide" aria-label="Conversations">
         <Sidebar />
@@ -93,7 +93,10 @@ function useModels(ready: boolean) {
 function useAddress() {
   const view = useApp((state) => state.view);
   useEffect(() => {
-    const read = () => useApp.setState({ view: (location.hash === "#swarm" ? "swarm" : "chat") satisfies View });
+    const read = () => {
+      const view: View | undefined = { "": "chat" as const, "#swarm": "swarm" as const }[location.hash];
+      if (view) useApp.setState({ view });
+    };
     read();
     window.addEventListener("hashchange", read);
     return () => window.removeEventListener("hashchange", read);

@@ -1,6 +1,7 @@
 import { create } from "zustand";
 import { GatewayError, listModels, type Model } from "./gateway";
 import * as library from "./library";
+import { prepare } from "./vault";
 import type { Body, ChatSettings, Head } from "./types";
 import { NEW_SETTINGS } from "./types";
 
@@ -25,6 +26,7 @@ interface State {
 }
 
 const OPEN_AT_ONCE = 6;
+const removed = new Set<string>();
 
 export const useApp = create<State>(() => ({
   models: [],
@@ -44,6 +46,7 @@ const { getState: get, setState: set } = useApp;
 
 /** Read what is kept on this device. */
 export async function start(): Promise<void> {
+  await prepare();
   const [heads, defaults] = await Promise.all([library.heads(), library.defaults()]);
   set({ heads, defaults });
   const wanted = sessionStorage.getItem("current");
@@ -84,13 +87,15 @@ function open(id: string): void {
   set({ current: id, open: [...others.filter((other) => !dropped.has(other)), id] });
 }
 
-export const fresh = () => show(library.newId());
+/** A new conversation; the one that is shown, where nothing has been said in it yet. */
+export function fresh(): void {
+  const { heads, current } = get();
+  show(heads.some((head) => head.id === current) || removed.has(current) ? library.newId() : current);
+}
 
 export function setRunning(id: string, yes: boolean): void {
   if (!!get().running[id] !== yes) set({ running: { ...get().running, [id]: yes } });
 }
-
-const removed = new Set<string>();
 
 /** Keep a conversation; of one that was removed meanwhile nothing comes back. */
 export async function save(head: Head, body?: Body): Promise<void> {

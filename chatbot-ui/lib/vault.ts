@@ -18,8 +18,15 @@ interface Schema extends DBSchema {
 
 let opened: Promise<{ db: IDBPDatabase<Schema>; key: CryptoKey }> | undefined;
 
+let broken = false;
+
 /** Whether anything can be kept here. */
-export const canKeep = () => typeof indexedDB !== "undefined" && !!globalThis.crypto?.subtle;
+export const canKeep = () => !broken && typeof indexedDB !== "undefined" && !!globalThis.crypto?.subtle;
+
+/** Finds out, once: some browsers have a database and let nobody use it. */
+export async function prepare(): Promise<void> {
+  if (canKeep()) await open().catch(() => (broken = true));
+}
 
 function open() {
   opened ??= (async () => {

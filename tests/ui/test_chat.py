@@ -29,6 +29,10 @@ def test_a_conversation_over_two_turns_with_branches_is_back_after_a_reload(
     expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible(timeout=LIMIT)
     shot(page, "chat-empty")
     accessible(page)
+    page.get_by_role("button", name="Chat settings").click()
+    shot(page, "chat-settings")
+    accessible(page)
+    page.keyboard.press("Escape")
     tune(page, Temperature="0")
     ask(page, "What is the capital of France?")
     first = wait_answered(page)
@@ -87,10 +91,12 @@ def test_an_answer_can_be_stopped_and_the_conversation_goes_on(url: str, open_pa
     ask(page, "What is the capital of France?")
     expect(wait_answered(page, 2)).to_contain_text("Paris")
     assert stopped.locator(".words").inner_text() == words
-    ask(page, "Tell me another long story.")
+    page.get_by_role("button", name="New chat").click()
+    tune(page, Temperature="0")
+    ask(page, "Tell me a long story about a lighthouse keeper.")
     growing(page)
     page.keyboard.press("Escape")
-    expect(wait_answered(page, 3)).to_contain_text("Stopped.")
+    expect(wait_answered(page)).to_contain_text("Stopped.")
 
 
 def test_a_server_killed_in_mid_answer_is_a_note_in_the_message(
@@ -130,7 +136,9 @@ def _when(url: str, wanted: Callable[[list[dict[str, Any]]], Any]) -> Any:
     raise AssertionError("the gateway closed the stream of events")
 
 
-def test_chats_are_found_renamed_exported_imported_and_deleted(url: str, open_page: OpenPage, shot: Shot) -> None:
+def test_chats_are_found_renamed_exported_imported_and_deleted(
+    url: str, open_page: OpenPage, shot: Shot, accessible: Accessible
+) -> None:
     page = open_page(url)
     for number, question in enumerate(("Name a colour.", "Name an animal."), 1):
         tune(page, Greatest_length="8")
@@ -153,6 +161,7 @@ def test_chats_are_found_renamed_exported_imported_and_deleted(url: str, open_pa
 
     page.get_by_role("button", name="Page settings").click()
     shot(page, "page-settings")
+    accessible(page)
     with page.expect_download() as offered:
         page.get_by_role("button", name="Export all").click()
     exported = offered.value.path().read_text(encoding="utf-8")
