@@ -39,6 +39,8 @@ def main() -> int:
     if shutil.which("makensis") is None:
         print("makensis is missing: apt-get install nsis", file=sys.stderr)
         return 1
+    if not (ROOT / "openai_api" / "static" / "app").is_dir():
+        print("NOTICE: the chat page is not built; the programs get the simpler one", file=sys.stderr)
     try:
         for variant in given.variant:
             print(build(variant == "offline", given.python, given.output))
