@@ -100,13 +100,16 @@ class Background:
     """An asyncio loop in a thread of its own."""
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
         self._work: set[Future[Any]] = set()  # the loop itself does not keep what it runs alive
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # Made in its own thread: one made in the main thread takes signals on Windows, and would not give them back.
+        made: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=self._run, args=(made,), name=name, daemon=True)
         self._thread.start()
+        self._loop = made.result()
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+    def _run(self, made: Future[asyncio.AbstractEventLoop]) -> None:
+        with asyncio.Runner() as runner:
+            made.set_result(runner.get_loop())
             runner.get_loop().run_forever()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
