@@ -39,6 +39,7 @@ EXPECTED = {
     ("GET", "/metrics"): {200},
 }
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+INTRICATE = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens")
 LIMITED = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 MALFORMED = 400  # by uvicorn, before the gateway sees it
 
@@ -79,6 +80,12 @@ def at_a_model(case: Any, model: str, tokens: int) -> None:
                 case.body[name] = tokens
         if type(case.body.get("n")) is int and case.body["n"] > tokens:
             case.body["n"] = tokens
+        if tokens == 1 and case.operation.path in INTRICATE:
+            # Most of what the schemas allow does not fit together; some cases are to come to an answer.
+            for name in ("response_format", "tools", "tool_choice", "output_config", "text"):
+                case.body.pop(name, None)
+            for name in {"messages", "input"} & set(case.body):
+                case.body[name] = [{"role": "user", "content": "hi"}]
         limit = "max_output_tokens" if case.operation.path == "/v1/responses" else "max_tokens"
         if case.operation.path in LIMITED and all(case.body.get(name) is None for name in LIMITS):
             case.body[limit] = tokens
