@@ -44,4 +44,4 @@ export interface Making {
   routes?: Hop[][];
 }
 
-export const NEW_SETTINGS: ChatSettings = { system: "", sampling: { temperature: 0.3, top_p: 0.9 } };
+export const NEW_SETTINGS: ChatSettings = { system: "", sampling: { temperature: 0.2, top_p: 0.9 } };
