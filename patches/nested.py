@@ -44,11 +44,12 @@ def nested_pack(flat: Iterable[Any], structure: Any) -> Any:
 
 def nested_compare(one: Any, other: Any) -> bool:
     """Whether two structures have the same shape, whatever their leaves."""
-    for kind in (list, tuple, dict):
+    if isinstance(one, dict) or isinstance(other, dict):
+        if not (isinstance(one, dict) and isinstance(other, dict)):
+            return False
+        return one.keys() == other.keys() and all(nested_compare(one[key], other[key]) for key in one)
+    for kind in (list, tuple):
         if isinstance(one, kind) or isinstance(other, kind):
-            if not (isinstance(one, kind) and isinstance(other, kind) and len(one) == len(other)):
-                return False
-            if isinstance(one, dict):
-                return one.keys() == other.keys() and all(nested_compare(one[key], other[key]) for key in one)
-            return all(map(nested_compare, one, other))
+            same = isinstance(one, kind) and isinstance(other, kind) and len(one) == len(other)
+            return same and all(map(nested_compare, one, other))
     return True

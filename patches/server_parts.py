@@ -29,11 +29,11 @@ def validate_reachability(peer_id: Any, **patience: Any) -> None:
     """Nothing: nobody outside of the swarm is asked whether a server can be reached."""
 
 
-def attach_to_dht(cls: type, dht: Any, await_ready: bool = False, **kwargs: Any) -> None:
+def attach_to_dht(cls: type, /, dht: Any, await_ready: bool = False, **kwargs: Any) -> None:
     """No service that tells others whether they can be reached; the directory and the routers do that."""
 
 
-no_service = classmethod(attach_to_dht)
+no_service: Any = classmethod(attach_to_dht)
 
 
 def validate_version() -> None:

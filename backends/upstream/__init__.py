@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def load(model: Path, span: Span, options: Options) -> Stage:
 def _prepare() -> None:
     try:
         apply()
-        # bitsandbytes, which upstream imports, prints warnings to standard output, where scripts read our `ready:`.
-        with redirect_stdout(sys.stderr):
+        # Upstream imports bitsandbytes, which prints to standard output, where scripts read our `ready:`.
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of versions that are meant as they are
             importlib.import_module("petals.utils.peft")
     except (PatchError, ImportError) as error:
         raise BackendError(f"the petals backend cannot start: {error}") from error
