@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from swarm import AsyncSwarmClient, SwarmClient
+from swarm import AsyncSwarmClient, Notice, SwarmClient
 from tests.e2e.programs import Swarm
 from tests.families import VOCABULARY, make_model, reference_tokens
 
@@ -159,11 +159,13 @@ def test_async_client_streams_and_stops_without_a_trace(tmp_path: Path, home: Pa
 
     async def use(token: str) -> tuple[list[int], list[int]]:
         async with AsyncSwarmClient(token) as client:
-            whole = [item.token async for item in client.stream("llama", ids, NEW)]  # type: ignore[union-attr]
+            items = [item async for item in client.stream("llama", ids, NEW)]
+            whole = [item.token for item in items if not isinstance(item, Notice)]
             begun = []
             stream = client.stream("llama", ids, 400)
             async for item in stream:
-                begun.append(item.token)  # type: ignore[union-attr]
+                if not isinstance(item, Notice):
+                    begun.append(item.token)
                 if len(begun) == 3:
                     break
             await stream.aclose()  # type: ignore[attr-defined]

@@ -108,7 +108,8 @@ def test_a_private_session_shows_tokens_to_own_servers_only(llama: Path, home: P
                     list(session.stream(IDS, 8))
                 assert refused.value.missing == ((0, 1), (5, 6))
                 swarm.serve(llama, "0:2", "4:6")
-                client._directory.wait_for(lambda view: len(view.serving("llama")) == 5, 60)
+                everybody_ready = lambda view: [s.state for s in view.serving("llama")] == ["ready"] * 5  # noqa: E731
+                client._directory.wait_for(everybody_ready, 60)
                 own = {server.key for server in client.models()[0].servers if server.end - server.start == 2}
                 with client.session("llama", 64) as session:
                     assert list(session.stream(IDS, 32)) == reference_tokens(llama, IDS, 32)

@@ -74,7 +74,7 @@ def test_any_tail_goes_on_with_an_answer_as_the_first_would_have(
 @settings(max_examples=20)
 @given(seed=st.integers(0, 999))
 def test_an_answer_matches_its_regular_expression(grammars: Grammars, tokenizer: Tokenizer, seed: int) -> None:
-    pattern = r"(19|20)\d\d-(0[1-9]|1[0-2])/[a-f]{2,4}"
+    pattern = r"(19|20)[0-9]{2}-(0[1-9]|1[0-2])/[a-f]{2,4}"
     sampling = Sampling(temperature=1.0, seed=seed, grammar=of_regex(pattern))
     tokens = answer(grammars, sampling, [], 40, 49152)
     assert tokens[-1] in tokenizer.stop_ids

@@ -46,8 +46,9 @@ def clone(tmp_path: Path) -> Path:
     folder = tmp_path / "my swärm Ω"
     scripts = folder / ".venv" / ("Scripts" if sys.platform == "win32" else "bin")
     scripts.mkdir(parents=True)
-    (folder / "swarm").mkdir()
-    for name in ("bootstrap.py", "setup.cfg", "pyproject.toml", "constraints.txt", "swarm/jobs.py", "swarm/console.py"):
+    pins = ("setup.cfg", "pyproject.toml", "constraints.txt", "backends/upstream/requirements.txt")
+    for name in ("bootstrap.py", "swarm/jobs.py", "swarm/console.py", *pins):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (scripts / ("python.exe" if sys.platform == "win32" else "python")).touch()
     console_script(scripts)
