@@ -317,13 +317,16 @@ def chat(
     verify: int,
     patience: float,
 ) -> None:
-    """Talk to MODEL."""
-    from swarm import talk
+    """Talk to MODEL. /help in the chat lists its commands."""
+    from swarm.chat import Chat
+    from swarm.talk import sampling
 
-    with clear_errors(), SwarmClient(join.find(join_token), patience=patience, private=private) as swarm:
-        served = talk.pick_model(swarm, model)
-        tokenizer = talk.tokenizer_of(swarm, served.name)
-        talk.chat(swarm, served, system, max_new_tokens, talk.sampling_options(tokenizer, temperature, seed), verify)
+    def connect(token: str) -> SwarmClient:
+        return SwarmClient(token, patience=patience, private=private)
+
+    with clear_errors():
+        found = join.find(join_token)
+        Chat(connect, found, model, system, max_new_tokens, sampling(temperature, seed), verify).run()
 
 
 @cli.command()

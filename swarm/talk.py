@@ -5,14 +5,11 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
 from swarm.errors import SessionFailed, SwarmError, UnknownModel
 from swarm.models import as_spelled
 from swarm.tokenizer import Detokenizer, Tokenizer
-
-HELP = "/help this text   /clear a new conversation   /model what answers   /exit leave   Ctrl-C stops an answer"
 
 
 def pick_model(client: SwarmClient, name: str | None) -> ServedModel:
@@ -39,12 +36,13 @@ def tokenizer_of(client: SwarmClient, model: str) -> Tokenizer:
     return tokenizer
 
 
+def sampling(temperature: float, seed: int | None) -> SamplingOptions:
+    return SamplingOptions(temperature=temperature, seed=secrets.randbits(62) if seed is None else seed)
+
+
 def sampling_options(tokenizer: Tokenizer, temperature: float, seed: int | None) -> SamplingOptions:
-    return SamplingOptions(
-        temperature=temperature,
-        seed=secrets.randbits(62) if seed is None else seed,
-        stop_ids=tuple(sorted(tokenizer.stop_ids)),
-    )
+    """The same, and where to stop."""
+    return SamplingOptions(**{**sampling(temperature, seed), "stop_ids": tuple(sorted(tokenizer.stop_ids))})
 
 
 def pieces(
@@ -63,7 +61,7 @@ def pieces(
 
 
 def answer(
-    client: SwarmClient, model: str, ids: Sequence[int], new: int, options: SamplingOptions, verify: int = 0
+    client: SwarmClient, model: str, ids: Sequence[int], new: int, options: SamplingOptions, checks: int = 0
 ) -> None:
     """Print the answer to standard output as it comes, and check it so many times.
 
@@ -72,17 +70,23 @@ def answer(
     """
     tokenizer = tokenizer_of(client, model)
     with client.session(model, len(ids) + new) as session:
-        for piece in pieces(session, tokenizer, ids, new, _checkable(options, verify)):
+        for piece in pieces(session, tokenizer, ids, new, checkable(options, checks)):
             print(piece, end="", flush=True)
         print(flush=True)
-        _verify(session, verify)
+        verify(session, checks)
 
 
-def _checkable(options: SamplingOptions, verify: int) -> SamplingOptions:
-    return SamplingOptions(**{**options, "logprobs": 0}) if verify else options
+def checkable(options: SamplingOptions, checks: int) -> SamplingOptions:
+    """With what `verify` compares."""
+    return SamplingOptions(**{**options, "logprobs": 0}) if checks else options
 
 
-def _verify(session: ClientSession, times: int) -> None:
+def verify(session: ClientSession, times: int) -> None:
+    """Have parts of the session's last answer computed anew.
+
+    Raises:
+        SessionFailed: servers disagree about it.
+    """
     checked = []
     for _ in range(times):
         verdict = session.verify()
@@ -97,67 +101,17 @@ def _verify(session: ClientSession, times: int) -> None:
         print(f"(verified with other servers of blocks {', '.join(checked)})", file=sys.stderr, flush=True)
 
 
-def chat(
-    client: SwarmClient, model: ServedModel, system: str | None, new: int, options: SamplingOptions, verify: int = 0
-) -> None:
-    """Read lines, print answers, until the end of the input or /exit. One session carries the conversation, so every
-    turn costs only its new tokens."""
-    tokenizer = tokenizer_of(client, model.name)
-    print(f"{model.name} on {len(model.servers)} servers. {HELP}", file=sys.stderr)
-    start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    messages = list(start)
-    length = min(model.context_length or 8192, 8192)
-    session = client.session(model.name, length)
-    try:
-        while (line := _read()) is not None:
-            if line == "/clear":
-                messages = list(start)
-            elif line in ("/help", "/?"):
-                print(HELP, file=sys.stderr)
-            elif line == "/model":
-                print(
-                    ", ".join(f"{server.name} {server.start}:{server.end}" for server in model.servers), file=sys.stderr
-                )
-            elif line.startswith("/"):
-                print(f"there is no command {line.split()[0]}; {HELP}", file=sys.stderr)
-            elif line:
-                before = len(messages)
-                messages.append({"role": "user", "content": line})
-                try:
-                    text = _turn(session, tokenizer, messages, new, _checkable(options, verify))
-                    messages.append({"role": "assistant", "content": text})
-                    _verify(session, verify)
-                except SwarmError as error:
-                    del messages[before:]
-                    print(f"error: {error}", file=sys.stderr)
-    finally:
-        session.close()
+def continued(
+    session: ClientSession, tokenizer: Tokenizer, ids: Sequence[int], new: int, options: SamplingOptions
+) -> Iterator[str]:
+    """The text that follows `ids`, of which only what differs from the session's sequence so far is computed.
 
-
-def _read() -> str | None:
-    try:
-        line = input("> " if sys.stdin.isatty() else "").strip()
-    except (EOFError, KeyboardInterrupt):
-        return None
-    return None if line in ("/exit", "/quit") else line
-
-
-def _turn(
-    session: ClientSession, tokenizer: Tokenizer, messages: list[dict[str, Any]], new: int, options: SamplingOptions
-) -> str:
-    ids = tokenizer.chat(messages)
+    Raises:
+        SwarmError: there is no room for it.
+    """
     new = min(new, session.max_length - len(ids))
     if new < 1:
         raise SwarmError("the conversation is as long as the session: /clear starts a new one")
-    # Only what differs from the sequence so far is computed.
     shared = next((i for i, (a, b) in enumerate(zip(session.ids, ids, strict=False)) if a != b), None)
     session.position = min(len(session.ids), len(ids) - 1) if shared is None else min(shared, len(ids) - 1)
-    text = []
-    try:
-        for piece in pieces(session, tokenizer, ids[session.position :], new, options):
-            text.append(piece)
-            print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        print(" (stopped)", end="", file=sys.stderr)
-    print(flush=True)
-    return "".join(text)
+    return pieces(session, tokenizer, ids[session.position :], new, options)

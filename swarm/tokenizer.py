@@ -108,7 +108,7 @@ class Tokenizer:
         Raises:
             BadRequest: the model has no chat template, or its template refuses these messages.
         """
-        if not self.has_chat_template:
+        if not self.has_chat_template and "chat_template" not in template_kwargs:
             raise BadRequest("this model has no chat template: send a prompt instead of messages, or use a chat model")
         try:
             ids = self._tokenizer.apply_chat_template(
