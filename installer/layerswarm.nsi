@@ -371,10 +371,10 @@ Section Uninstall
     Delete "$INSTDIR\changes.json"
     Delete "$TEMP\layerswarm-setup.log"
   ${EndIf}
-  !insertmacro RemoveFiles
   Delete "${MENU}\*.lnk"
   RMDir "${MENU}"
   DeleteRegKey HKCU "${KEY}"
+  !insertmacro RemoveFiles
   ${If} ${FileExists} "$INSTDIR\venv\*.*"
     MessageBox MB_OK|MB_ICONEXCLAMATION "Some files in $INSTDIR are in use and could not be deleted." /SD IDOK
     SetErrorLevel ${E_IN_USE}

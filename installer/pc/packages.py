@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from pc.failure import Code, Failure, explain
@@ -132,6 +131,7 @@ def uv(layout: Layout, step: str, arguments: list[str], log: Log) -> None:
         Failure: it failed; the cause as far as it can be told.
     """
     log(step)
+    before = shutil.disk_usage(layout.root).free
     child = subprocess.Popen(
         [str(layout.uv), *arguments],
         stdin=subprocess.DEVNULL,
@@ -144,7 +144,8 @@ def uv(layout: Layout, step: str, arguments: list[str], log: Log) -> None:
     said: list[str] = []
     for line in lines_of(child):
         if line is None:
-            log(f"... {size_of(layout.cache) / 1e6:.0f} MB so far")
+            # Not by a look into uv's cache: Windows lets nobody rename a folder that another program is reading.
+            log(f"... {(before - shutil.disk_usage(layout.root).free) / 1e6:.0f} MB so far")
         elif line:
             said.append(line)
             log(line)
@@ -172,17 +173,6 @@ def lines_of(child: subprocess.Popen[str]) -> Iterator[str | None]:
         if line is None:
             return
         yield line
-
-
-def size_of(folder: str | os.PathLike[str]) -> int:
-    """Bytes of all files in it that can be seen at the moment; on Windows the folders alone are read, which is fast."""
-    total = 0
-    with suppress(OSError):  # uv has just moved it
-        for entry in os.scandir(folder):
-            total += (
-                size_of(entry) if entry.is_dir(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_size
-            )
-    return total
 
 
 def remove_leftovers(layout: Layout) -> None:
