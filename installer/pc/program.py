@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--firewall", action="store_true", help="add the rule; SETUP_ARGUMENTS has all other options")
     uninstall = steps.add_parser("uninstall", help="before the files are deleted")
     uninstall.add_argument("--silent", action="store_true")
-    uninstall.add_argument("--purge", action="store_true", help="models, identities and settings too")
+    uninstall.add_argument("--purge", action="store_true", help="models, chats, identities and settings too")
     steps.add_parser("join", help="add this PC to a swarm")
     serve = steps.add_parser("serve", help="what the scheduled task runs")
     serve.add_argument("--home", type=Path, required=True)
