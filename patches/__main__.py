@@ -62,7 +62,7 @@ def _start(program: str, arguments: tuple[str, ...]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     sys.argv = [program, *arguments]
     if program.endswith(".py"):
-        sys.path[0] = str(Path(program).resolve().parent)
+        sys.path.insert(0, str(Path(program).resolve().parent))
         runpy.run_path(program, run_name="__main__")
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)

@@ -22,6 +22,17 @@ CHANGES = (
         test="tests/patches/test_threads.py::test_a_file_is_locked_for_one_at_a_time",
     ),
     Patch(
+        name="adapters",
+        changes={"petals.utils.peft": "patches.adapters"},
+        upstream=(
+            Lines("petals/utils/peft.py", 138, 144, "ee5771e960d6"),
+            Lines("petals/server/backend.py", 38, 40, "7e51a8419916"),
+        ),
+        replaces="LoRA adapters, which need peft, bitsandbytes and scipy to be imported, wanted or not",
+        why="scipy never finishes loading on Windows while a thread reads standard input, as ours do; adapters are refused",
+        test="tests/patches/test_server.py::test_adapters_are_refused_when_they_are_asked_for",
+    ),
+    Patch(
         name="task-pool",
         changes={
             "petals.server.task_pool:mp": "patches.processes",

@@ -71,6 +71,7 @@ class Changes(MetaPathFinder):
     def __init__(self) -> None:
         self._changes: dict[str, list[Change]] = {}
         self._lent: dict[str, dict[str, str]] = {}
+        self._instead: dict[str, str] = {}
 
     def add(self, module: str, change: Change) -> None:
         """Call `change` with the module as soon as it has been imported."""
@@ -82,6 +83,11 @@ class Changes(MetaPathFinder):
         self._require_unimported(module)
         self._lent.setdefault(module, {})[name] = source
 
+    def instead(self, module: str, source: str) -> None:
+        """`module` is never imported; whoever imports it gets what is in `source`."""
+        self._require_unimported(module)
+        self._instead[module] = source
+
     def _require_unimported(self, module: str) -> None:
         if module in sys.modules:
             raise PatchError(f"{module} was imported before the patches: apply them first")
@@ -89,12 +95,26 @@ class Changes(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if fullname in self._instead:
+            return ModuleSpec(fullname, _Instead(self._instead[fullname]))
         if fullname not in self._changes and fullname not in self._lent:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, self._changes.get(fullname, []), self._lent.get(fullname, {}))
         return spec
+
+
+class _Instead(Loader):
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """As usual."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        here = vars(found(self._source))
+        module.__dict__.update({name: value for name, value in here.items() if name not in vars(module)})
 
 
 class _Loader(Loader):
@@ -118,9 +138,9 @@ class _Loader(Loader):
 def _lent(names: dict[str, str]) -> Iterator[None]:
     before = {name: sys.modules.get(name, MISSING) for name in names}
     if names:
-        # They look for the same names to find out what system this is, and must not be told another.
-        importlib.import_module("transformers")
-        importlib.import_module("huggingface_hub")
+        # They look for the same names to find out what there is on this machine, and must not be told otherwise.
+        for other in ("transformers", "huggingface_hub"):
+            importlib.import_module(other)
     sys.modules.update({name: found(source) for name, source in names.items()})
     try:
         yield

@@ -43,7 +43,7 @@ class Lines:
 class Patch:
     """
     Attributes:
-        changes: what is provided or replaced (`MODULE:NAME`), and what takes its place (`MODULE:NAME` or `MODULE`).
+        changes: what is provided or replaced (`MODULE:NAME`, or a whole `MODULE`), and what takes its place.
         upstream: where upstream has or uses what is replaced.
         replaces: what upstream has there, in words; `why` it does not do.
         how: `replace`, or `wrap`: what takes the place is made of what was there; or `lend`: the name of a module,
@@ -69,6 +69,8 @@ class Patch:
             module, _, path = target.partition(":")
             if module.partition(".")[0] == PROVIDED:
                 hooks.provide(target, source)
+            elif not path:
+                finder.instead(module, source)
             elif self.how == "lend":
                 finder.lend(module, path, source)
             else:

@@ -12,9 +12,7 @@ an older transformers. `patches` lets it run without hivemind, on Windows too. U
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
@@ -42,9 +40,8 @@ def load(model: Path, span: Span, options: Options) -> Stage:
 def _prepare() -> None:
     try:
         apply()
-        # Upstream imports bitsandbytes, which prints to standard output, where scripts read our `ready:`.
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of versions that are meant as they are
-            importlib.import_module("petals.utils.peft")
+            importlib.import_module("petals")
     except (PatchError, ImportError) as error:
         raise BackendError(f"the petals backend cannot start: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def _quantize(name: str | None, target: torch.device) -> QuantType:
         raise BackendError(f"--quantize {name}: upstream Petals knows {' and '.join(_QUANTIZE)}")
     if target.type != "cuda":
         raise BackendError(f"--quantize {name} needs a CUDA device with this backend; leave it out on {target}")
+    if find_spec("bitsandbytes") is None:
+        raise BackendError(f"--quantize {name} needs more packages here: pip install bitsandbytes==0.41.1")
     return _QUANTIZE[name]
 
 

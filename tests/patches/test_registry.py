@@ -106,13 +106,15 @@ def ask() -> str:
 
 def test_changes_are_made_when_a_module_is_imported(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finder = hooks.Changes()
-    monkeypatch.setattr(hooks.importlib, "import_module", lambda name: __import__(name, fromlist=["_"]))
+    for heavy in ("transformers", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, heavy, sys)
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     here = "tests.patches.test_registry"
     for how, changes in (
         ("replace", {"toy_upstream.part:ask": f"{here}:ask"}),
         ("wrap", {"toy_upstream.part:Server.__init__": f"{here}:also"}),
         ("lend", {"toy_upstream.part:toy_locks": "patches.locks"}),
+        ("replace", {"toy_upstream.other": "patches.locks"}),
     ):
         dataclasses.replace(ALL[-1], changes=changes, how=how).apply(finder)  # type: ignore[arg-type]
     import toy_upstream.part as part  # type: ignore[import-not-found]
@@ -121,6 +123,9 @@ def test_changes_are_made_when_a_module_is_imported(toy: Path, monkeypatch: pyte
     assert part.Server().said == ["upstream", "patched"]
     assert part.toy_locks.__name__ == "patches.locks"
     assert "toy_locks" not in sys.modules
+    from toy_upstream.other import LOCK_EX  # type: ignore[import-not-found]
+
+    assert LOCK_EX == 2
     with pytest.raises(PatchError, match="was imported before"):
         finder.add("toy_upstream.part", print)
 

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from patches import processes  # noqa: E402
+from patches import adapters, processes  # noqa: E402
 from patches.loops import RemoteExpertWorker  # noqa: E402
 from patches.module_backend import ModuleBackend, refuse_custom_models  # noqa: E402
 from patches.node import CallError  # noqa: E402
@@ -143,3 +143,12 @@ def test_a_handler_that_cannot_start_says_why(join: Join) -> None:
     with pytest.raises(TypeError, match="rpc_wrong does not say"):
         handler.run_in_background(timeout=LIMIT)
     handler.join(LIMIT)
+
+
+def test_adapters_are_refused_when_they_are_asked_for() -> None:
+    with adapters.using_adapter(""), adapters.using_adapter(None):
+        pass
+    with pytest.raises(ValueError, match="lora-of-mine: LoRA adapters are not"), adapters.using_adapter("lora-of-mine"):
+        pass
+    with pytest.raises(ImportError, match="not provided"):
+        from patches.adapters import create_lora_adapter  # noqa: F401
