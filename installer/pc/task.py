@@ -61,29 +61,28 @@ def create(layout: Layout, user: str, home: Path, at_boot: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.xml"
         path.write_text(xml(layout, user, home, at_boot), encoding="utf-16")
-        done = _schtasks("/Create", "/TN", NAME, "/XML", str(path), "/F")
-    if done.returncode:
+        code, said = _schtasks("/Create", "/TN", NAME, "/XML", str(path), "/F")
+    if code:
         rights = " Starting with Windows takes an administrator's rights." if at_boot else ""
-        raise Failure(Code.PARTLY, f"Windows refused to make the task {NAME!r}: {_said(done)}.{rights}")
+        raise Failure(Code.PARTLY, f"Windows refused to make the task {NAME!r}: {said}.{rights}")
 
 
 def start() -> bool:
     """Now, without waiting for the next log-on."""
-    return _schtasks("/Run", "/TN", NAME).returncode == 0
+    return _schtasks("/Run", "/TN", NAME)[0] == 0
 
 
 def remove() -> None:
     """Raises: Failure: Windows refuses."""
-    done = _schtasks("/Delete", "/TN", NAME, "/F")
-    if done.returncode:
-        raise Failure(Code.PARTLY, f"Windows refused to delete the task {NAME!r}: {_said(done)}.")
+    code, said = _schtasks("/Delete", "/TN", NAME, "/F")
+    if code:
+        raise Failure(Code.PARTLY, f"Windows refused to delete the task {NAME!r}: {said}.")
 
 
-def _schtasks(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["schtasks", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
-    )
-
-
-def _said(done: subprocess.CompletedProcess[str]) -> str:
-    return (done.stderr or done.stdout).strip().rstrip(".") or f"exit code {done.returncode}"
+def _schtasks(*arguments: str) -> tuple[int, str]:
+    """Exit code and what it said. Through a file: a pipe ends only with the last process that has inherited it."""
+    with tempfile.TemporaryFile() as file:
+        done = subprocess.run(["schtasks", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        file.seek(0)
+        said = file.read().decode(errors="replace").strip().rstrip(".")
+    return done.returncode, said or f"exit code {done.returncode}"

@@ -58,7 +58,7 @@ if [ -z "${SWARM_SETUP:-}" ]; then
 fi
 export SWARM_SETUP SWARM_SETUP_PYTHON=$wine/python/python.exe
 
-# Started by a test, these would hold its pipes open: Wine's services, and explorer.exe, which COM brings up.
+# Wine's services and its desktop, which ends after a while, would hold the pipes of whatever starts them first.
 quietly /usr/lib/wine/wineserver -p
 quietly /usr/lib/wine/wine64 wineboot
 quietly /usr/lib/wine/wine64 schtasks /Query

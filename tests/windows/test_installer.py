@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.windows.programs import Program
 SETUP, PYTHON = os.environ.get("SWARM_SETUP", ""), os.environ.get("SWARM_SETUP_PYTHON", "")
 WINE = "/usr/lib/wine/wine64"
 PROMPT, NEW = "The capital of France is", 12
+PATIENCE = 400.0  # s for a program that ends by itself
 ENDING = 180.0  # s for an uninstaller, which goes on as a copy of itself
 
 pytestmark = [
@@ -36,19 +38,20 @@ class PC:
         self.disk = self.prefix / "drive_c"
         (self.user,) = (path for path in (self.disk / "users").iterdir() if path.name != "Public")
 
-    def run(self, program: str, *arguments: str, limit: float = 400) -> tuple[int, str]:
-        """Its exit code and what it printed."""
-        done = subprocess.run(
-            [WINE, program, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            timeout=limit,
-            env={name: value for name, value in os.environ.items() if name != "SWARM_HOME"},
+    def run(self, program: str, *arguments: str) -> tuple[int, str]:
+        """Its exit code and what it printed. Not until its pipe ends: Wine's desktop, which it may start, holds it."""
+        environment = {name: value for name, value in os.environ.items() if name != "SWARM_HOME"}
+        pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        child = subprocess.Popen(
+            [WINE, program, *arguments], env=environment, encoding="utf-8", errors="replace", **pipes
         )
-        return done.returncode, done.stdout
+        said: list[str] = []
+        assert child.stdout is not None
+        reader = threading.Thread(target=said.extend, args=(child.stdout,), daemon=True)
+        reader.start()
+        code = child.wait(PATIENCE)
+        reader.join(1)
+        return code, "".join(said)
 
     def files(self) -> set[str]:
         """All files and folders but Windows' own, and the copy that an uninstaller of NSIS makes of itself."""
