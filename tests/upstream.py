@@ -85,7 +85,8 @@ def run_client(python: Sequence[str], model: Path, token: JoinToken, folder: Pat
     script.write_text(CLIENT)
     command = [*python, "-m", "patches", str(script), str(model), json.dumps(PROMPT), str(NEW)]
     environment = {**os.environ, "SWARM_JOIN": str(token), "PETALS_MAX_RETRIES": "5"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    reading: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": LIMIT}
+    done = subprocess.run(command, cwd=ROOT, env=environment, **reading)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = (line.partition(" ") for line in done.stdout.splitlines())
     return {name: json.loads(value) for name, _, value in lines if name in ("tokens", "forward", "backward")}
