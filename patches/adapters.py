@@ -1,7 +1,7 @@
 """In the place of `petals.utils.peft`: LoRA adapters, without any.
 
-Upstream's needs peft and bitsandbytes to be imported at all, and bitsandbytes needs scipy, which under Wine never
-finished loading while another thread read standard input. So they are left out, and adapters are refused.
+Upstream's needs peft, bitsandbytes and scipy to be imported at all, which nothing else here does. So they are left
+out, and adapters are refused.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ CHANGES = (
             Lines("petals/server/backend.py", 38, 40, "7e51a8419916"),
         ),
         replaces="LoRA adapters, which need peft, bitsandbytes and scipy to be imported, wanted or not",
-        why="scipy does not load (seen under Wine) while a thread reads standard input, as ours do; they are refused",
+        why="three large packages that nothing else here needs are left out, and adapters are refused",
         test="tests/patches/test_server.py::test_adapters_are_refused_when_they_are_asked_for",
     ),
     Patch(

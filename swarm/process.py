@@ -17,6 +17,7 @@ from backends import BackendError
 from routing.errors import DirectoryError
 from routing.links import LinkError
 from routing.security import SecurityError
+from swarm import pipes
 from swarm.console import closing_stops
 from swarm.errors import SwarmError
 from swarm.logs import Printable, Sparing
@@ -67,9 +68,7 @@ def stopping() -> Iterator[Stop]:
 
 def _watch_parent() -> None:
     # Not through sys.stdin, whose lock this thread would hold while the interpreter ends: that aborts the process.
-    descriptor = sys.stdin.fileno()
-    while os.read(descriptor, 1024):
-        pass
+    pipes.wait_for_end(sys.stdin.fileno())
     signal.raise_signal(signal.SIGINT)
 
 

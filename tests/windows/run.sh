@@ -17,6 +17,7 @@ subset=(
     tests/swarm/test_doctor.py
     tests/swarm/test_fingerprint.py
     tests/swarm/test_models.py
+    tests/swarm/test_pipes.py
     tests/swarm/test_ring.py
     tests/swarm/test_sampling.py
     tests/swarm/test_scheduler.py
