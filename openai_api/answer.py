@@ -25,6 +25,7 @@ from openai_api.scoring import offsets_of, scored
 from routing import wire
 from swarm import Notice, Routed, Sampling
 from swarm.tokenizer import Tokenizer
+from swarm.verify import passed
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Answer:
         prompt_tokens: of all prompts together; a prompt that several choices share counts once.
         token_ids: whether choices show token ids beside text.
         usage: whether a stream ends with what it has used.
+        checks: how many parts of each choice other servers compute anew before it counts as complete.
         notices: what has happened on the way so far; the routes are among them.
     """
 
@@ -116,6 +118,7 @@ class Answer:
     prompt_tokens: int
     token_ids: bool
     usage: bool
+    checks: int = 0
     calling: Calling | None = None
     notices: list[Notice] = field(default_factory=list, compare=False)
 
@@ -226,19 +229,42 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
         AsyncGenerator[Step, None],
         engine.stream(answer.model, plan.input_ids, max_new_tokens=plan.max_new_tokens, sampling=plan.sampling),
     )
+    last: Piece | None = None
+    tokens: list[wire.Token] = []
+    route: Sequence[wire.Hop] = ()
     with metrics.generation(answer.model) as timed:
         async with aclosing(steps):
             async for step in steps:
                 if not isinstance(step, wire.Token):
                     answer.notices.append(step)
                     if isinstance(step, Routed):
+                        route = step.hops
                         continue
                     log.info("%s: %s", answer.id, step.text)
                     yield step
                     continue
                 timed.token()
+                if answer.checks:
+                    tokens.append(step)
                 piece = choice.push(step)
-                yield piece
                 if piece.finish:
-                    return
-        yield choice.end()
+                    last = piece
+                    break
+                yield piece
+    if tokens:
+        notice = await _verified(answer, plan, route, tokens, engine)
+        answer.notices.append(notice)
+        yield notice
+    yield last or choice.end()
+
+
+async def _verified(
+    answer: Answer, plan: Plan, route: Sequence[wire.Hop], tokens: Sequence[wire.Token], engine: Engine
+) -> Notice:
+    """Raises: SwarmError: servers disagree about the choice, or there is none to ask."""
+    verdicts = []
+    for _ in range(answer.checks):
+        verdict = await engine.verify(answer.model, route, plan.input_ids, tokens, plan.sampling)
+        verdict.demand()
+        verdicts.append(verdict)
+    return Notice(passed(verdicts))

@@ -17,7 +17,7 @@ from openai_api.serving import HttpServer, listen, url_of
 from routing.security import AdminKey, SecurityError
 from swarm import AsyncSwarmClient, Expelled, SwarmError, console, firewall, join
 from swarm.admin import find_key
-from swarm.cli import from_file, join_option, patience_option, private_option, verbose_option
+from swarm.cli import from_file, join_option, patience_option, private_option, verbose_option, verify_option
 from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
 
 
@@ -51,6 +51,7 @@ from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
     "machine, if any]",
 )
 @private_option
+@verify_option
 @patience_option
 @verbose_option
 def command(
@@ -62,6 +63,7 @@ def command(
     waiting: int,
     admin_key: str | None,
     private: bool,
+    verify: int,
     patience: float,
     verbose: bool,
 ) -> None:
@@ -84,7 +86,7 @@ def command(
         inviting = _admin_key(admin_key, key)
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
-            asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop, inviting))
+            asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop, inviting, verify))
 
 
 def _admin_key(given: str | None, api_key: str | None) -> AdminKey | None:
@@ -107,10 +109,11 @@ async def _serve(
     room: Room,
     stop: Stop,
     admin_key: AdminKey | None,
+    checks: int,
 ) -> None:
     closing = asyncio.Event()
     async with client:
-        gateway = Gateway(client)
+        gateway = Gateway(client, checks=checks)
         live = Console(client, admin_key)
         app = create_app(gateway, api_key=key, closing=closing, room=room, site=site.load(), console=live)
         server = HttpServer(

@@ -18,7 +18,7 @@ from openai_api.keys import is_loopback
 from routing.admin import Administrator
 from routing.errors import DirectoryError
 from routing.relay import is_relayed
-from routing.security import AdminKey
+from routing.security import AdminKey, short_id
 from routing.view import View
 from swarm import Notice, Routed, ServedModel
 from swarm.catalogue import CATALOGUE
@@ -100,6 +100,7 @@ class Console:
             model["fetchable"] = model["name"] in CATALOGUE or "/" in model["name"]
             for server in model["servers"]:
                 link = links.get(server["key"])
+                server["id"] = short_id(server["key"])
                 server["round_trip"] = link.round_trip if link else None
                 server["relayed"] = link.relayed if link else all(map(is_relayed, server["addresses"]))
         addresses = [address for each in found["directories"] for address in each["addresses"]]

@@ -10,6 +10,7 @@ from backends.stage import Array, Output
 from routing import wire
 from swarm import Notice, Sampling, ServedModel
 from swarm.tokenizer import Tokenizer
+from swarm.verify import Verdict
 
 Step = wire.Token | Notice
 
@@ -45,3 +46,14 @@ class Engine(Protocol):
         ...
 
     def session(self, model: str, max_length: int) -> Session: ...
+
+    async def verify(
+        self,
+        model: str,
+        route: Sequence[wire.Hop],
+        ids: Sequence[int],
+        answer: Sequence[wire.Token],
+        sampling: Sampling,
+    ) -> Verdict:
+        """Have a part of an answer to the prompt `ids` computed anew, with one hop of its route replaced."""
+        ...

@@ -14,6 +14,7 @@ from typing import Any
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
 
 INVALID = "invalid_request_error"
+MOST_NAMED = 8  # models in one message
 SERVER = "server_error"
 
 # What pydantic's error types ask for, in the words of JSON.
@@ -70,8 +71,10 @@ def unsupported(param: str, why: str = "") -> ApiError:
     return invalid(message, param, "unsupported_parameter")
 
 
-def model_not_found(model: str) -> ApiError:
-    message = f"The model '{model}' does not exist in this swarm. GET /v1/models lists the models that are served."
+def model_not_found(model: str, served: Sequence[str]) -> ApiError:
+    """Names those that there are, as far as they fit on a line."""
+    known = ", ".join(served) if len(served) <= MOST_NAMED else f"{', '.join(served[:MOST_NAMED])} and others"
+    message = f"The model '{model}' does not exist in this swarm, which serves {known or 'none yet'}."
     return ApiError(404, message, param="model", code="model_not_found")
 
 

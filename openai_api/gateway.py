@@ -9,6 +9,8 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from openai_api import embeddings
 from openai_api.answer import Answer, Calling, Json, Output, Plan
 from openai_api.chat import ChatForm
@@ -24,7 +26,8 @@ from openai_api.parameters import CHAT_TOKENS, COMPLETION_TOKENS, new_tokens, sa
 from openai_api.schemas import MAX_CHOICES, CompletionRequest, Generating
 from openai_api.tokens import DetokenizeRequest, TokenizeRequest
 from openai_api.vocabulary import TokenTexts
-from swarm import ServedModel, SwarmError
+from swarm import Sampling, ServedModel, SwarmError
+from swarm.models import as_spelled
 from swarm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ PREFETCH_PAUSE = 2.0  # s between two looks for new models
 class Gateway:
     """
     Args:
+        checks: how many parts of each answer other servers compute anew; embeddings are not checked.
         clock: seconds since the epoch.
         draw: a random seed for a request that has none.
     """
@@ -43,11 +47,13 @@ class Gateway:
         self,
         engine: Engine,
         *,
+        checks: int = 0,
         clock: Callable[[], float] = time.time,
         draw: Callable[[], int] = lambda: secrets.randbits(63),
     ) -> None:
         self.engine = engine
         self.started = int(clock())
+        self._checks = checks
         self._clock = clock
         self._draw = draw
         self._texts: dict[str, tuple[Tokenizer | None, TokenTexts]] = {}
@@ -59,10 +65,15 @@ class Gateway:
         return sorted(self.engine.models(), key=lambda model: (not model.complete, model.name))
 
     def model(self, name: str) -> ServedModel:
-        """Raises: ApiError: there is no such model."""
-        found = next((model for model in self.engine.models() if model.name == name), None)
+        """Capitals need not be right, where only one model can be meant.
+
+        Raises:
+            ApiError: there is no such model.
+        """
+        models = {model.name: model for model in self.engine.models()}
+        found = models.get(name) or models.get(as_spelled(name, models))
         if found is None:
-            raise model_not_found(name)
+            raise model_not_found(name, sorted(models))
         return found
 
     async def prefetch(self, pause: float = PREFETCH_PAUSE) -> None:
@@ -219,7 +230,7 @@ class Gateway:
             fingerprint=fingerprint(model),
             output=output,
             plans=tuple(
-                Plan(tuple(ids), limit, sampling_of(request, stop_ids, seed, choice, grammar), echo)
+                Plan(tuple(ids), limit, self._checkable(sampling_of(request, stop_ids, seed, choice, grammar)), echo)
                 for ids, limit, echo in prompts
                 for choice in range(request.choices)
             ),
@@ -228,8 +239,13 @@ class Gateway:
             prompt_tokens=sum(len(ids) for ids, _, _ in prompts),
             token_ids=bool(request.return_token_ids),
             usage=request.include_usage,
+            checks=self._checks,
             calling=calling,
         )
+
+    def _checkable(self, sampling: Sampling) -> Sampling:
+        """With the log-probabilities that a check compares."""
+        return msgspec.structs.replace(sampling, logprobs=0) if self._checks and sampling.logprobs < 0 else sampling
 
 
 def _needed(tokenizer: Tokenizer | None, model: ServedModel) -> Tokenizer:

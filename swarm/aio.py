@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 from backends.stage import Array, Output
 from routing import wire
 from swarm.actions import Done, Emit, Notice, Routed, StepOutput
-from swarm.client import Base, ClientSession, SamplingOptions, Step, as_ids, required
+from swarm.client import Base, ClientSession, SamplingOptions, Step, as_ids, required, verified
 from swarm.driver import Link
 from swarm.sampling import Sampling
 from swarm.tokenizer import Detokenizer, Tokenizer
@@ -63,6 +63,25 @@ class AsyncSwarmClient(Base):
                 yield item
         finally:
             self._driver.close(session)
+
+    async def verify(
+        self,
+        model: str,
+        route: Sequence[wire.Hop],
+        ids: Sequence[int],
+        answer: Sequence[wire.Token],
+        sampling: Sampling,
+        window: int = 16,
+    ) -> Verdict:
+        """Have a part of an answer computed anew, as `ClientSession.verify` does.
+
+        Args:
+            route: that of the last `Routed` in the answer's stream.
+            ids: the prompt.
+            answer: the tokens of the stream, made with `logprobs=0` or more.
+        """
+        sequence = [*as_ids(ids), *(token.token for token in answer)]
+        return await asyncio.to_thread(verified, self._driver, model, route, sequence, answer, sampling, window)
 
     async def generate(
         self, model: str, prompt: str, max_new_tokens: int = 128, **sampling: Unpack[SamplingOptions]

@@ -139,6 +139,7 @@ def cli() -> None:
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--quantize", type=click.Choice(["int8", "nf4"]))
+@verify_option
 @verbose_option
 def up(
     model: str,
@@ -149,6 +150,7 @@ def up(
     dtype: str,
     device: str,
     quantize: str | None,
+    verify: int,
     verbose: bool,
 ) -> None:
     """Start directory, servers and gateway on this machine."""
@@ -157,7 +159,7 @@ def up(
     log_to_stderr(verbose)
     options = ["--dtype", dtype, "--device", device, *(["--quantize", quantize] if quantize else [])]
     with clear_errors(), stopping() as stop:
-        start(model, servers, port, not no_browser, share, options, stop)
+        start(model, servers, port, not no_browser, share, options, stop, verify)
 
 
 @cli.command()

@@ -341,29 +341,7 @@ class ClientSession:
             Overloaded: those that there are have no room.
             BadRequest: there is no answer with log-probabilities.
         """
-        if not self._answer or any(token.logprob is None for token in self._answer):
-            raise BadRequest("there is nothing to verify: generate with logprobs=0 first")
-        first, route = self._answer[0].position, self.route
-        begin = secrets.randbelow(max(len(self._answer) - window, 0) + 1)
-        compared = self._answer[begin : begin + window]
-        start, end = compared[0].position, compared[-1].position + 1
-        problem: SwarmError = Unavailable(
-            "the answer cannot be verified: there is no second server for any part of its route"
-        )
-        for hop in secrets.SystemRandom().sample(route, len(route)):
-            others = [other for other in route if other is not hop]
-            check = ClientSession(self._driver, self.model, end, others, frozenset({hop.peer}))
-            with check:
-                try:
-                    logits = check.step(self._ids[: end - 1], outputs=len(compared))
-                except Overloaded as error:
-                    problem = error
-                    continue
-                except Unavailable:
-                    continue
-            logprobs = [token.logprob or 0.0 for token in compared]
-            return compare(logits, self._ids[:end], start, logprobs, self._sampling, first, hop)
-        raise problem
+        return verified(self._driver, self.model, self.route, self._ids, self._answer, self._sampling, window)
 
     def step(self, input_ids: Sequence[int], output: Output = "logits", outputs: int | None = None) -> Array:
         """Compute `input_ids` at `position` and move it behind them.
@@ -393,6 +371,44 @@ class ClientSession:
         self._ids[self._position :] = ids
         self._position += len(ids)
         return result
+
+
+def verified(
+    driver: Driver,
+    model: str,
+    route: Sequence[wire.Hop],
+    ids: Sequence[int],
+    answer: Sequence[wire.Token],
+    sampling: Sampling,
+    window: int = 16,
+) -> Verdict:
+    """What `ClientSession.verify` does, for an answer whose session may have ended.
+
+    Args:
+        route: the one that computed the answer's end.
+        ids: prompt and answer.
+    """
+    if not answer or any(token.logprob is None for token in answer):
+        raise BadRequest("there is nothing to verify: generate with logprobs=0 first")
+    begin = secrets.randbelow(max(len(answer) - window, 0) + 1)
+    compared = answer[begin : begin + window]
+    start, end = compared[0].position, compared[-1].position + 1
+    problem: SwarmError = Unavailable(
+        "the answer cannot be verified: there is no second server for any part of its route"
+    )
+    for hop in secrets.SystemRandom().sample(list(route), len(route)):
+        others = [other for other in route if other is not hop]
+        with ClientSession(driver, model, end, others, frozenset({hop.peer})) as check:
+            try:
+                logits = check.step(ids[: end - 1], outputs=len(compared))
+            except Overloaded as error:
+                problem = error
+                continue
+            except Unavailable:
+                continue
+        logprobs = [token.logprob or 0.0 for token in compared]
+        return compare(logits, ids[:end], start, logprobs, sampling, answer[0].position, hop)
+    raise problem
 
 
 def _ends(private: bool | Collection[str]) -> Callable[[], frozenset[str] | None]:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
-from swarm.errors import SessionFailed, SwarmError, UnknownModel
+from swarm.errors import SwarmError, UnknownModel
 from swarm.models import as_spelled
 from swarm.tokenizer import Detokenizer, Tokenizer
+from swarm.verify import passed
 
 
 def pick_model(client: SwarmClient, name: str | None) -> ServedModel:
@@ -87,18 +88,12 @@ def verify(session: ClientSession, times: int) -> None:
     Raises:
         SessionFailed: servers disagree about it.
     """
-    checked = []
+    verdicts = []
     for _ in range(times):
-        verdict = session.verify()
-        blocks = f"{verdict.hop.start}:{verdict.hop.end}"
-        if not verdict.agrees:
-            raise SessionFailed(
-                f"do not trust this answer: with another server of blocks {blocks} it would be different "
-                f"({verdict.differing} of {verdict.checked} tokens, log-probabilities {verdict.worst:.2f} apart)"
-            )
-        checked.append(blocks)
-    if checked:
-        print(f"(verified with other servers of blocks {', '.join(checked)})", file=sys.stderr, flush=True)
+        verdicts.append(session.verify())
+        verdicts[-1].demand()
+    if verdicts:
+        print(f"({passed(verdicts)})", file=sys.stderr, flush=True)
 
 
 def continued(

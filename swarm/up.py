@@ -115,12 +115,15 @@ def split_evenly(blocks: int, servers: int) -> list[Span]:
     return [Span(start, end) for start, end in itertools.pairwise(bounds)]
 
 
-def up(model: str, servers: int, port: int, browser: bool, share: bool, options: Sequence[str], stop: Stop) -> None:
+def up(
+    model: str, servers: int, port: int, browser: bool, share: bool, options: Sequence[str], stop: Stop, verify: int = 0
+) -> None:
     """Start directory, servers and gateway; print `join:` and `ready:`; watch over them until `stop` is set.
 
     Args:
         share: whether directory and servers listen on the network, so that other machines can join. The gateway does
             not.
+        verify: how many parts of each answer the gateway has computed anew.
     """
     resolved = models.resolve(model)
     print(f"model: {resolved.name}, from {resolved.source}", file=sys.stderr, flush=True)
@@ -139,7 +142,9 @@ def up(model: str, servers: int, port: int, browser: bool, share: bool, options:
         directory = start("directory", "swarm", "directory", "--bind", place, "--state-dir", str(state))
         token = directory.wait_ready(stop).removeprefix("join:").strip()
         remember(token)
-        gateway = start("gateway", "openai_api.cli", "--host", "127.0.0.1", "--port", str(port), join=token)
+        gateway = start(
+            "gateway", "openai_api.cli", "--host", "127.0.0.1", "--port", str(port), "--verify", str(verify), join=token
+        )
         running = [
             start(
                 f"server-{i}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from backends.stage import Array
 from routing import wire
+from swarm.errors import SessionFailed
 from swarm.sampling import Sampling, log_softmax, pick
 
 TOLERANCE = 0.25  # nats
@@ -36,6 +37,24 @@ class Verdict:
     @property
     def agrees(self) -> bool:
         return self.worst <= TOLERANCE and self.differing <= MOST_TIES * self.checked
+
+    @property
+    def blocks(self) -> str:
+        """Those that another server has computed anew."""
+        return f"{self.hop.start}:{self.hop.end}"
+
+    def demand(self) -> None:
+        """Raises: SessionFailed: servers disagree about the answer."""
+        if not self.agrees:
+            raise SessionFailed(
+                f"do not trust this answer: with another server of blocks {self.blocks} it would be different "
+                f"({self.differing} of {self.checked} tokens, log-probabilities {self.worst:.2f} apart)"
+            )
+
+
+def passed(verdicts: Sequence[Verdict]) -> str:
+    """What is said of an answer that all agree about."""
+    return f"verified with other servers of blocks {', '.join(verdict.blocks for verdict in verdicts)}"
 
 
 def compare(

@@ -6,6 +6,8 @@ import { useApp } from "./state";
 /** The swarm as the gateway tells it. Times in seconds, sizes in bytes. */
 export interface Server {
   key: string;
+  /** What logs and `swarm peers` call it. */
+  id: string;
   name: string;
   addresses: string[];
   model: string;

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from backends import Batch, Span, Stage
 from backends.stage import Array
 from swarm import BadRequest, SwarmClient, Unavailable, loading
 from swarm.process import Stop
-from tests.e2e.programs import Program, Swarm
+from tests.e2e.programs import LIMIT, Program, Swarm
 from tests.families import make_model, reference_tokens
 
 IDS = list(range(5, 25))
@@ -90,6 +92,36 @@ def test_an_answer_is_checked_against_a_second_server(llama: Path, home: Path, m
             for _ in range(4):
                 verdict = session.verify(window=8)
                 assert verdict.agrees and verdict.checked == 8 and verdict.differing == 0
+
+
+def test_a_gateway_gives_out_no_answer_that_its_servers_disagree_about(
+    llama: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"model": "llama", "prompt": IDS, "max_tokens": 24, "temperature": 0.7, "seed": 3, "return_token_ids": True}
+    with Swarm(home) as swarm, SwarmClient(swarm.token) as client:
+        swarm.serve(llama, "3:6")
+        # So many that both hops are replaced at least once.
+        gateway = swarm.start("swarm-gateway", "--port", "0", "--verify", "20")
+        url = gateway.wait_line("ready:").split()[-1]
+
+        def ask(servers: int) -> httpx.Response:
+            """Once the gateway knows of so many."""
+            limit = time.monotonic() + LIMIT
+            while httpx.get(f"{url}/health").json()["models"][0]["servers"] != servers:
+                assert time.monotonic() < limit
+            return httpx.post(f"{url}/v1/completions", json=body, timeout=LIMIT)
+
+        with lying_server(llama, swarm.token, Span(0, 3), monkeypatch):
+            client.wait_complete("llama")
+            alone = ask(2)
+            assert alone.status_code == 503 and "second server" in alone.text
+            swarm.serve(llama, "0:3", "3:6")
+            lied_to = ask(4)
+            assert lied_to.status_code == 502 and "do not trust this answer" in lied_to.text
+        client._directory.wait_for(lambda view: len(view.serving("llama")) == 3, 60)
+        swarm.serve(llama, "0:3")
+        trusted = ask(4)
+        assert trusted.status_code == 200 and len(trusted.json()["choices"][0]["token_ids"]) == 24
 
 
 def test_a_private_session_shows_tokens_to_own_servers_only(llama: Path, home: Path, tmp_path: Path) -> None:

@@ -13,20 +13,20 @@ import pytest
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
 from openai_api.serving import HttpServer, listen, url_of
-from tests.openai_api.engine import WholeModel
+from tests.openai_api.engine import AGREES, WholeModel
 
 LIMIT = 60.0  # s, for what takes a moment
 
 
 @contextmanager
-def serving(engine: Any, **options: Any) -> Iterator[str]:
+def serving(engine: Any, checks: int = 0, **options: Any) -> Iterator[str]:
     """The gateway over real HTTP, in a thread; gives its URL."""
     stop, ready = threading.Event(), threading.Event()
     listener = listen("127.0.0.1", 0)
 
     async def serve() -> None:
         closing = asyncio.Event()
-        app = create_app(Gateway(engine), closing=closing, **options)
+        app = create_app(Gateway(engine, checks=checks), closing=closing, **options)
         await HttpServer(app, stop.is_set, closing, ready.set).serve(sockets=[listener])
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
@@ -57,9 +57,11 @@ def engine(whole_model: WholeModel) -> Iterator[WholeModel]:
     """The engine behind `url`, with nothing running and nothing wrong with it when the test begins."""
     assert whole_model.idle.wait(LIMIT)
     whole_model.asked.clear()
+    whole_model.checked.clear()
     whole_model.given = 0
     yield whole_model
     whole_model.trouble, whole_model.trouble_after, whole_model.notices = None, 0, []
+    whole_model.verdict = AGREES
 
 
 @pytest.fixture

@@ -17,10 +17,13 @@ from swarm import BadRequest, Notice, Sampling, ServedModel, SwarmError
 from swarm.constraints import Grammars
 from swarm.sampling import pick
 from swarm.tokenizer import Tokenizer
+from swarm.verify import Verdict
 
 MODEL = "smollm2-135m"
 BARE = "bare"  # the same model, without a tokenizer
 PARTIAL = "partial"  # a model of which the last blocks are missing
+
+AGREES = Verdict(wire.Hop("k" * 40, ("127.0.0.1:1",), 0, 15), checked=16, differing=0, worst=0.01)
 
 
 def server(model: str, blocks: int = 30, start: int = 0, end: int = 30, **fields: object) -> wire.Server:
@@ -51,6 +54,8 @@ class WholeModel:
         notices: given out before the first token of every stream.
         running: how many streams are open.
         idle: set while none is.
+        verdict: what a check of an answer says, or raises.
+        checked: prompt and log-probabilities of each answer that was checked.
         given: tokens that came out of all streams.
         hold: streams wait before their first token until it is set.
         asked: the sampling of each stream, in order.
@@ -70,6 +75,8 @@ class WholeModel:
         self.idle.set()
         self.asked: list[Sampling] = []
         self.given = 0
+        self.verdict: Verdict | Exception = AGREES
+        self.checked: list[tuple[list[int], list[float | None]]] = []
         self.hold = threading.Event()
         self.hold.set()
 
@@ -123,6 +130,19 @@ class WholeModel:
 
     def session(self, model: str, max_length: int) -> WholeSession:
         return WholeSession(self)
+
+    async def verify(
+        self,
+        model: str,
+        route: Sequence[wire.Hop],
+        ids: Sequence[int],
+        answer: Sequence[wire.Token],
+        sampling: Sampling,
+    ) -> Verdict:
+        self.checked.append((list(ids), [token.logprob for token in answer]))
+        if isinstance(self.verdict, Exception):
+            raise self.verdict
+        return self.verdict
 
     def check(self, ids: Sequence[int]) -> None:
         if not all(0 <= token < self._model.config.vocab_size for token in ids):

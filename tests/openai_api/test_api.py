@@ -35,6 +35,17 @@ def test_the_models_of_the_swarm_are_listed_those_first_that_can_be_used(client:
     assert raised.value.code == "model_not_found"
 
 
+def test_a_models_name_may_be_written_in_other_capitals(client: openai.OpenAI, url: str) -> None:
+    for name in ("SmolLM2-135M", MODEL):
+        assert client.chat.completions.create(model=name, messages=QUESTION, max_tokens=1).model == MODEL
+        assert client.embeddings.create(model=name, input="a").model == MODEL
+        assert client.models.retrieve(name).id == MODEL
+    counted = httpx.post(f"{url}/tokenize", json={"model": MODEL.upper(), "prompt": "a"})
+    assert counted.json()["count"] == 1
+    with pytest.raises(openai.NotFoundError, match=f"{BARE}, {PARTIAL}, {MODEL}"):
+        client.models.retrieve("smollm3")
+
+
 def test_a_chat_is_answered(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
     answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=20)
     choice = answer.choices[0]

@@ -16,6 +16,7 @@ import pytest
 from openai_api.chronicle import happened
 from routing import wire
 from routing.routes import missing
+from routing.security import short_id
 from routing.view import View
 from swarm import ServedModel
 from tests.e2e.programs import Swarm
@@ -111,6 +112,7 @@ def test_the_console_follows_a_swarm_and_knows_who_computed_an_answer(swarm: Swa
         assert httpx.get(f"{url}/api/answers/cmpl-none").status_code == 404
         servers = httpx.get(f"{url}/api/swarm").json()["models"][0]["servers"]
         assert all(server["round_trip"] > 0 for server in servers)
+        assert [server["id"] for server in servers] == [short_id(server["key"]) for server in servers]
 
         threading.Thread(target=tail.kill).start()
         news = [next(content for kind, content in told if kind == "happened") for _ in range(2)]

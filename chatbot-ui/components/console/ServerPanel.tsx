@@ -44,8 +44,8 @@ export function ServerPanel({ server, close }: { server: Server; close: () => vo
           {server.backend} {server.version}
         </Fact>
         <Fact name="Addresses">{server.addresses.join(", ")}</Fact>
-        <Fact name="Key">
-          <code>{server.key}</code>
+        <Fact name="Id">
+          <code>{server.id}</code>
         </Fact>
       </dl>
     </section>
