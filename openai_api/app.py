@@ -17,6 +17,7 @@ from openai_api import console_routes
 from openai_api.attendance import ClientGone
 from openai_api.bodies import LIMIT, BodyLimit
 from openai_api.console import Console
+from openai_api.documents import KEYED
 from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
 from openai_api.gateway import Gateway
 from openai_api.keys import Guard
@@ -24,7 +25,7 @@ from openai_api.messages import body_of
 from openai_api.metrics import Metrics
 from openai_api.observation import GONE, Observed
 from openai_api.room import Room
-from openai_api.routes import router
+from openai_api.routes import open_router, router
 from openai_api.schemas import names
 from openai_api.site import Site, simple
 from swarm import SwarmError, __version__
@@ -58,7 +59,8 @@ def create_app(
     app.state.room = room or Room()
     app.state.closing = closing or asyncio.Event()
     app.state.console = console
-    app.include_router(router)
+    app.include_router(router, dependencies=KEYED if api_key else ())
+    app.include_router(open_router)
     if console is not None:
         app.include_router(console_routes.router)
     site = site or simple()

@@ -60,6 +60,7 @@ class NamedTool(Refusing):
 class CalledFunction(Refusing):
     name: Text
     arguments: Text
+    parsed_arguments: Any = None  # what OpenAI's SDK has made of them; it sends it back with the rest
 
 
 class ToolCall(Refusing):
@@ -82,6 +83,7 @@ class ChatMessage(Refusing):
         "annotations": ([],),
         "audio": (),
         "function_call": (),
+        "reasoning_content": ("",),
         "refusal": (),
     }
 
@@ -90,6 +92,7 @@ class ChatMessage(Refusing):
     name: Text | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Annotated[Text, Field(max_length=256)] | None = None
+    parsed: Any = None  # what OpenAI's SDK has made of the content
 
     @property
     def text(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from fastapi import Security
+from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel
 
 from openai_api.schemas import ErrorBody, MessagesErrorBody
@@ -21,6 +23,21 @@ STATUSES = {
     502: "The swarm could not compute the answer",
     503: "No server holds some blocks of the model, or the gateway shuts down",
 }
+
+REQUEST_ID = {"description": "The log names the request so", "required": True, "schema": {"type": "string"}}
+RETRY_AFTER = {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}
+# Of answers with some statuses, beside X-Request-Id, which all have.
+HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    429: {"Retry-After": {**RETRY_AFTER, "required": True}},
+    503: {"Retry-After": RETRY_AFTER},
+}
+
+# How a gateway with an API key is to be shown it: the one way or the other.
+KEYED = (
+    Security(HTTPBearer(auto_error=False, description="OpenAI's way")),
+    Security(APIKeyHeader(name="X-Api-Key", auto_error=False, description="Anthropic's way")),
+)
 
 
 class ServerSpan(BaseModel):
@@ -220,6 +237,16 @@ class Detokenized(BaseModel):
     prompt: str
 
 
+class TokenizerInfo(BaseModel):
+    model: str
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    chat_template: str | None
+
+
 class Coverage(BaseModel):
     id: str
     complete: bool
@@ -236,7 +263,7 @@ class Health(BaseModel):
 
 def answers(model: type[BaseModel], streamed: bool = False) -> Documented:
     """Status 200 of a route; `streamed`: it may be a stream of events instead."""
-    found: dict[str, Any] = {"model": model}
+    found: dict[str, Any] = {"model": model, "headers": _headers()}
     if streamed:
         # No schema: some readers hold one against each event, others against the text of them all.
         found["content"] = {"text/event-stream": {}}
@@ -245,8 +272,14 @@ def answers(model: type[BaseModel], streamed: bool = False) -> Documented:
 
 def errors(model: type[BaseModel] = ErrorBody) -> Documented:
     """Every status that is an error. The ranges stand for what a proxy may add, and leave no room for FastAPI's 422."""
-    known: Documented = {status: {"model": model, "description": text} for status, text in STATUSES.items()}
+    known: Documented = {
+        status: {"model": model, "description": text, "headers": _headers(status)} for status, text in STATUSES.items()
+    }
     return {**known, "4XX": {"model": model}, "5XX": {"model": model}}
+
+
+def _headers(status: int = 200) -> dict[str, Any]:
+    return {"X-Request-Id": REQUEST_ID, **HEADERS.get(status, {})}
 
 
 MESSAGES_ERRORS = errors(MessagesErrorBody)

@@ -146,8 +146,7 @@ class Gateway:
 
     async def tokenize(self, request: TokenizeRequest) -> Json:
         """Raises as `completion` does."""
-        model = self.model(request.model)
-        tokenizer = _needed(await self.engine.tokenizer(model.name), model)
+        model, tokenizer = await self._meant(request.model)
         if request.messages is not None:
             ids = await self._template_ids(tokenizer, request.messages, request.tools or [])
         else:
@@ -163,10 +162,29 @@ class Gateway:
 
     async def detokenize(self, request: DetokenizeRequest) -> Json:
         """Raises as `completion` does."""
-        model = self.model(request.model)
-        tokenizer = _needed(await self.engine.tokenizer(model.name), model)
+        _, tokenizer = await self._meant(request.model)
         async with self._encoding:
             return {"prompt": await asyncio.to_thread(tokenizer.decode, request.tokens, False)}
+
+    async def tokenizer_info(self, name: str | None) -> Json:
+        """What vLLM's clients must know to make and cut prompts themselves. Raises as `completion` does."""
+        model, tokenizer = await self._meant(name)
+        return {
+            "model": model.name,
+            "model_max_length": model.context_length,
+            **tokenizer.special_texts,
+            "chat_template": tokenizer.chat_template or None,
+        }
+
+    async def _meant(self, name: str | None) -> tuple[ServedModel, Tokenizer]:
+        """The named model, or the only one."""
+        models = self.models()
+        if name is None and len(models) != 1:
+            names = ", ".join(model.name for model in models) or "none yet"
+            message = f"Missing required parameter: 'model'. This swarm serves {names}."
+            raise invalid(message, "model", "missing_required_parameter")
+        model = models[0] if name is None else self.model(name)
+        return model, _needed(await self.engine.tokenizer(model.name), model)
 
     async def count(self, request: ChatRequest) -> int:
         """Tokens of a conversation's prompt. Raises as `completion` does."""

@@ -21,6 +21,7 @@ class InputText(Refusing):
     text: Text
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
+    parsed: Any = None  # what OpenAI's SDK has made of the text
     prompt_cache_breakpoint: JsonObject | None = None  # a hint that changes no answer
 
 
@@ -39,6 +40,7 @@ class Item(Refusing):
     arguments: Text | None = None
     output: Text | list[InputText] | None = None
     phase: Text | None = None
+    parsed_arguments: Any = None  # what OpenAI's SDK has made of them
 
     @model_validator(mode="after")
     def _combinations(self) -> Item:

@@ -18,10 +18,11 @@ from openai_api.models import catalogue, described
 from openai_api.response_schemas import ResponsesRequest
 from openai_api.responses import ResponseOutput
 from openai_api.schemas import CompletionRequest
-from openai_api.tokens import DetokenizeRequest, TokenizeRequest
+from openai_api.tokens import DetokenizeRequest, Name, TokenizeRequest
 from swarm import ServedModel
 
 router = APIRouter(responses=documents.errors())
+open_router = APIRouter(responses=documents.errors())  # what needs no key
 
 
 @router.get("/v1/models", responses=answers(documents.ModelList))
@@ -84,6 +85,12 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     return JSONResponse(await placed(request, lambda: request.app.state.gateway.detokenize(body)))
 
 
+@router.get("/tokenizer_info", responses=answers(documents.TokenizerInfo))
+async def tokenizer_info(request: Request, model: Name | None = None) -> Response:
+    """Special tokens and the chat template; lm-eval and others make their prompts with them."""
+    return JSONResponse(await placed(request, lambda: request.app.state.gateway.tokenizer_info(model)))
+
+
 @router.post(messages.PATH, responses={**MESSAGES_ERRORS, **answers(documents.MessageObject, streamed=True)})
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Anthropic's API."""
@@ -100,7 +107,7 @@ async def count_tokens(body: CountRequest, request: Request) -> Response:
     return JSONResponse({"input_tokens": count})
 
 
-@router.get("/health", responses=answers(documents.Health))
+@open_router.get("/health", responses=answers(documents.Health))
 async def health(request: Request) -> Response:
     """Status 200 while the gateway lives; the body says which models can be used."""
     models = request.app.state.gateway.models()

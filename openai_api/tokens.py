@@ -1,4 +1,7 @@
-"""`POST /tokenize` and `POST /detokenize`, in vLLM's form."""
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's form.
+
+vLLM serves one model, so its callers need not name it; here neither, where there is only one.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from openai_api.chat_schemas import ChatMessage, Tool
 from openai_api.schemas import Refusing, Text, TokenId, combination
 
 MAX_IDS = 1 << 20
+Name = Annotated[Text, Field(min_length=1, max_length=256)]
 
 
 class TokenizeRequest(Refusing):
     """A text, or a conversation, which the model's template writes."""
 
-    model: Annotated[Text, Field(min_length=1, max_length=256)]
+    model: Name | None = None
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     tools: list[Tool] | None = None
@@ -34,5 +38,5 @@ class TokenizeRequest(Refusing):
 
 
 class DetokenizeRequest(Refusing):
-    model: Annotated[Text, Field(min_length=1, max_length=256)]
+    model: Name | None = None
     tokens: Annotated[list[TokenId], Field(max_length=MAX_IDS)]

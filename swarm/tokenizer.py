@@ -81,6 +81,11 @@ class Tokenizer:
         return template or ""
 
     @property
+    def special_texts(self) -> dict[str, str | None]:
+        """The tokens that begin, end and fill up a text, as Hugging Face's `tokenizer_config.json` names them."""
+        return {name: getattr(self._tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(self._tokenizer.chat_template)
 

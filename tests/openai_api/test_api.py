@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -158,6 +160,22 @@ def test_several_prompts_and_choices_stream_side_by_side(client: openai.OpenAI) 
     for chunk in client.completions.create(**asked, stream=True):
         texts[chunk.choices[0].index] += chunk.choices[0].text
     assert texts == {choice.index: choice.text for choice in whole.choices}
+
+
+def test_what_a_client_needs_to_make_prompts_is_told_as_vllm_tells_it(
+    url: str, served: Callable[..., str], whole_model: WholeModel, tokenizer: Tokenizer
+) -> None:
+    info = httpx.get(f"{url}/tokenizer_info", params={"model": MODEL}).json()
+    assert (info["bos_token"], info["eos_token"], info["model_max_length"]) == ("<|im_start|>", "<|im_end|>", 8192)
+    assert info["chat_template"] == tokenizer.chat_template
+    unnamed = httpx.get(f"{url}/tokenizer_info")
+    assert unnamed.status_code == 400 and f"{BARE}, {MODEL}, {PARTIAL}" in unnamed.json()["error"]["message"]
+    (one,) = (model for model in whole_model.models() if model.name == MODEL)
+    alone = served(SimpleNamespace(models=lambda: [one], tokenizer=whole_model.tokenizer))
+    ids = httpx.post(f"{alone}/tokenize", json={"prompt": "<|im_end|>", "add_special_tokens": False}).json()["tokens"]
+    assert set(ids) == tokenizer.stop_ids
+    assert httpx.post(f"{alone}/detokenize", json={"tokens": ids}).json()["prompt"] == "<|im_end|>"
+    assert httpx.get(f"{alone}/tokenizer_info").json() == info
 
 
 def test_token_ids_go_in_and_come_out(client: openai.OpenAI, tokenizer: Tokenizer) -> None:

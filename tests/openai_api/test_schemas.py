@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from openai_api.chat_schemas import ChatRequest
 from openai_api.errors import ApiError, from_validation
+from openai_api.response_schemas import ResponsesRequest
 from openai_api.schemas import CompletionRequest, Generating, names
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -78,6 +79,21 @@ def test_messages_are_taken_as_sdks_send_them_back() -> None:
     message |= {"function_call": None, "tool_calls": None}
     request = ChatRequest.model_validate(CHAT | {"messages": [*CHAT["messages"], message]})
     assert request.messages[1].for_template() == {"role": "assistant", "content": "hi"}
+
+
+def test_what_an_sdk_has_read_into_an_answer_changes_nothing() -> None:
+    """The openai package's `parse` keeps its reading in the message, and sends it back with the next turn."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}", "parsed_arguments": {"a": 1}}}
+    message = {"role": "assistant", "content": "{}", "parsed": {"a": 1}, "tool_calls": [call]}
+    read = ChatRequest.model_validate(CHAT | {"messages": [*CHAT["messages"], message]})
+    del message["parsed"], call["function"]["parsed_arguments"]  # type: ignore[attr-defined]
+    plain = ChatRequest.model_validate(CHAT | {"messages": [*CHAT["messages"], message]})
+    assert read.messages[1].for_template() == plain.messages[1].for_template()
+    text = {"type": "output_text", "text": "{}", "annotations": [], "parsed": {"a": 1}}
+    answer = {"type": "message", "role": "assistant", "content": [text]}
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "parsed_arguments": {}}
+    result = {"type": "function_call_output", "call_id": "c", "output": "1"}
+    ResponsesRequest.model_validate({"model": "m", "input": [{"role": "user", "content": "hi"}, answer, item, result]})
 
 
 def test_messages_reach_the_template_in_its_own_terms() -> None:
