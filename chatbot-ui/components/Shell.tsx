@@ -1,17 +1,14 @@
 "use client";
 
-import dynamic from "next/dynamic";
 import { Menu } from "lucide-react";
 import { useEffect, useRef, useState } from "react";
+import { later } from "@/lib/later";
 import { fresh, refreshModels, start, useApp, type View } from "@/lib/state";
 import { Conversation } from "./Conversation";
 import { Sidebar } from "./Sidebar";
 import { Unlock } from "./Unlock";
 
-const Console = dynamic(() => import("./console/Console").then((module) => module.Console), {
-  ssr: false,
-  loading: () => <p className="quiet centred">Loading the map.</p>,
-});
+const useConsole = later(() => import("./console/Console"));
 
 /** The whole page: conversations at the side, beside them the chat or the swarm. */
 export function Shell() {
@@ -40,7 +37,7 @@ export function Shell() {
         <button className="icon narrow menu" aria-label="Conversations" onClick={() => setDrawer(true)}>
           <Menu aria-hidden />
         </button>
-        {ready && view === "swarm" && <Console />}
+        {ready && view === "swarm" && <Swarm />}
         {ready &&
           open.map((id) => (
             <Conversation key={id} id={id} shown={view === "chat" && id === current} />
@@ -49,6 +46,11 @@ export function Shell() {
       {locked && <Unlock />}
     </div>
   );
+}
+
+function Swarm() {
+  const part = useConsole();
+  return part ? <part.Console /> : <p className="quiet centred">Loading the map.</p>;
 }
 
 /** The side on a narrow screen, over the rest. */

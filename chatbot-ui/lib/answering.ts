@@ -1,10 +1,11 @@
 import type { ChatModelAdapter, ChatModelRunResult, ThreadMessage } from "@assistant-ui/react";
-import { ask, chat, GatewayError, type ChatMessage } from "./gateway";
+import { batches } from "./batches";
+import { ask, chat, GatewayError, type ChatItem, type ChatMessage } from "./gateway";
 import { textOf } from "./library";
 import { useApp } from "./state";
 import type { ChatSettings, Hop, Making } from "./types";
 
-const REDRAW = 40; // ms between two redraws of an answer that comes fast
+const REDRAW = 40; // ms at least between two redraws
 
 /** Makes answers through the gateway. `settings` and `model` are asked when an answer begins. */
 export function answering(settings: () => ChatSettings, model: () => string): ChatModelAdapter {
@@ -21,34 +22,33 @@ export function answering(settings: () => ChatSettings, model: () => string): Ch
       });
       const began = performance.now();
       let firstAt = 0;
-      let drawn = 0;
+      const take = (item: ChatItem) => {
+        switch (item.kind) {
+          case "text":
+            making.id = item.id;
+            text += item.text;
+            making.tokens = ++counted;
+            firstAt ||= item.at;
+            making.first = (firstAt - began) / 1000;
+            making.span = (item.at - firstAt) / 1000;
+            break;
+          case "note":
+            making.notes.push(item.text);
+            break;
+          case "finish":
+            making.id = item.id;
+            making.finish = item.reason;
+            break;
+          case "usage":
+            making.tokens = item.completion;
+            break;
+        }
+      };
       try {
         if (!making.model) throw new GatewayError(0, "There is no model to ask yet.");
-        for await (const item of chat(making.model, conversation(system, messages), sampling, abortSignal)) {
-          const now = performance.now();
-          switch (item.kind) {
-            case "id":
-              making.id = item.id;
-              continue;
-            case "text":
-              text += item.text;
-              making.tokens = ++counted;
-              firstAt ||= now;
-              making.first = (firstAt - began) / 1000;
-              making.span = (now - firstAt) / 1000;
-              if (now - drawn < REDRAW) continue;
-              break;
-            case "note":
-              making.notes.push(item.text);
-              break;
-            case "finish":
-              making.finish = item.reason;
-              break;
-            case "usage":
-              making.tokens = item.completion;
-              break;
-          }
-          drawn = now;
+        const items = chat(making.model, conversation(system, messages), sampling, abortSignal);
+        for await (const batch of batches(items, REDRAW)) {
+          batch.forEach(take);
           yield result();
         }
         making.routes = making.id ? await routesOf(making.id) : undefined;
@@ -67,8 +67,10 @@ function conversation(system: string, messages: readonly ThreadMessage[]): ChatM
   const told: ChatMessage[] = system.trim() ? [{ role: "system", content: system.trim() }] : [];
   for (const message of messages) {
     const content = textOf(message);
-    // An answer that failed before its first word is none.
-    if (content) told.push({ role: message.role, content });
+    const last = told.at(-1);
+    // An answer that failed before its first word is none; models want question and answer to take turns.
+    if (content && last?.role === message.role) last.content += `\n\n${content}`;
+    else if (content) told.push({ role: message.role, content });
   }
   return told;
 }

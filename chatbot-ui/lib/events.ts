@@ -5,6 +5,8 @@ export type StreamItem =
   | { kind: "event"; name: string; data: string }
   | { kind: "comment"; text: string };
 
+export const BROKE = "The connection to the gateway broke.";
+
 /** The items of a response, in order, until it ends. Leaving early closes the connection. */
 export async function* items(body: ReadableStream<Uint8Array>): AsyncGenerator<StreamItem> {
   const waiting: StreamItem[] = [];
@@ -16,7 +18,9 @@ export async function* items(body: ReadableStream<Uint8Array>): AsyncGenerator<S
   const decoder = new TextDecoder();
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error: unknown) => {
+        throw error instanceof DOMException && error.name === "AbortError" ? error : new Error(BROKE);
+      });
       if (done) return;
       parser.feed(decoder.decode(value, { stream: true }));
       yield* waiting.splice(0);

@@ -1,4 +1,4 @@
-import { items } from "./events";
+import { BROKE, items } from "./events";
 
 /** A model as `/v1/models` lists it; only a complete one can be asked. */
 export interface Model {
@@ -32,11 +32,11 @@ export interface Sampling {
   repetition_penalty?: number;
 }
 
+/** `id` is the answer's; `at`: when it came, as `performance.now()` says it. */
 export type ChatItem =
-  | { kind: "id"; id: string }
-  | { kind: "text"; text: string }
+  | { kind: "text"; id: string; text: string; at: number }
   | { kind: "note"; text: string }
-  | { kind: "finish"; reason: string }
+  | { kind: "finish"; id: string; reason: string }
   | { kind: "usage"; prompt: number; completion: number };
 
 const KEY = "key";
@@ -84,7 +84,6 @@ export async function* chat(
 ): AsyncGenerator<ChatItem> {
   const body = { model, messages, ...sampling, stream: true, stream_options: { include_usage: true } };
   const response = await ask("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
-  let named = false;
   let finished = false;
   for await (const item of items(response.body!)) {
     if (item.kind === "comment") {
@@ -94,19 +93,17 @@ export async function* chat(
     if (item.data === "[DONE]") break;
     const chunk = JSON.parse(item.data);
     if (chunk.error) throw new GatewayError(500, chunk.error.message);
-    if (!named && chunk.id) {
-      named = true;
-      yield { kind: "id", id: chunk.id };
-    }
     const choice = chunk.choices?.[0];
-    if (choice?.delta?.content) yield { kind: "text", text: choice.delta.content };
+    if (choice?.delta?.content) {
+      yield { kind: "text", id: chunk.id, text: choice.delta.content, at: performance.now() };
+    }
     if (choice?.finish_reason) {
       finished = true;
-      yield { kind: "finish", reason: choice.finish_reason };
+      yield { kind: "finish", id: chunk.id, reason: choice.finish_reason };
     }
     if (chunk.usage) {
       yield { kind: "usage", prompt: chunk.usage.prompt_tokens, completion: chunk.usage.completion_tokens };
     }
   }
-  if (!finished) throw new GatewayError(0, "The connection to the gateway broke before the answer was complete.");
+  if (!finished) throw new GatewayError(0, BROKE);
 }

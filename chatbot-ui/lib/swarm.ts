@@ -1,6 +1,6 @@
 import { useEffect, useState } from "react";
 import { ask, GatewayError } from "./gateway";
-import { items } from "./events";
+import { BROKE, items } from "./events";
 import { useApp } from "./state";
 
 /** The swarm as the gateway tells it. Times in seconds, sizes in bytes. */
@@ -112,7 +112,7 @@ async function follow(update: Update, signal: AbortSignal): Promise<void> {
         }
         if (item.name === "swarm") update((old) => after(old, content));
       }
-      update((old) => ({ ...old, connected: false, problem: "The connection to the gateway broke." }));
+      update((old) => ({ ...old, connected: false, problem: BROKE }));
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof GatewayError && error.status === 401) useApp.setState({ locked: true });

@@ -39,8 +39,8 @@ CLIENTS = (
     Client("anthropic (Python)", "anthropic_python.py", ("anthropic==2.12.0",)),
     Client("litellm", "litellm_task.py", ("litellm==1.101.3",)),
     Client("langchain-openai", "langchain_task.py", ("langchain-openai==1.7.3",)),
-    Client("openai (Node)", "openai_node.mjs", ("openai@6",)),
-    Client("Vercel AI SDK", "vercel_ai.mjs", ("ai@6", "@ai-sdk/openai-compatible@2", "zod@4")),
+    Client("openai (Node)", "openai_node.mjs", ("openai@6.49.0",)),
+    Client("Vercel AI SDK", "vercel_ai.mjs", ("ai@6.0.326", "@ai-sdk/openai-compatible@2.0.87", "zod@4.6.7")),
     Client("lm-eval", "lm_eval_task.py", ("lm_eval[api]==0.4.13",)),
     Client("aider", "aider_task.py", ("aider-chat==0.86.2",)),
 )

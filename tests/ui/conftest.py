@@ -90,16 +90,19 @@ OpenPage = Callable[..., playwright.Page]
 
 @pytest.fixture
 def open_page(browser: playwright.Browser) -> Iterator[OpenPage]:
-    """Opens pages, each in a profile of its own. Afterwards: none said an error, or asked another host for anything."""
+    """Opens pages, each in a profile of its own. Afterwards: none said an error, or asked another host for anything.
+
+    `expected`: what a browser may note all the same of requests that are to fail.
+    """
     said: list[str] = []
     contexts = []
 
-    def open_page(url: str, **options: object) -> playwright.Page:
+    def open_page(url: str, expected: tuple[str, ...] = (), **options: object) -> playwright.Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
         context.set_default_timeout(60_000)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text) if _matters(message) else None)
+        page.on("console", lambda message: said.append(message.text) if _matters(message, expected) else None)
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on(
             "request",
@@ -115,9 +118,10 @@ def open_page(browser: playwright.Browser) -> Iterator[OpenPage]:
     assert said == []
 
 
-def _matters(message: playwright.ConsoleMessage) -> bool:
+def _matters(message: playwright.ConsoleMessage, expected: tuple[str, ...]) -> bool:
     """A browser notes each refused request; that a gateway asks for its key is no error of the page."""
-    return message.type in ("error", "warning") and "status of 401" not in message.text
+    noted = any(word in message.text for word in ("status of 401", *expected))
+    return message.type in ("error", "warning") and not noted
 
 
 def _own(asked: str, url: str) -> bool:

@@ -54,7 +54,7 @@ export function AddMachine({ swarm, close }: { swarm: Swarm; close: () => void }
             <>
               <p>
                 Make a join token for one machine, good{" "}
-                <select aria-label="How long the token is good" value={life} onChange={(event) => setLife(Number(event.target.value))}>
+                <select aria-label="How long the token is good" value={life} onChange={(event) => (setLife(Number(event.target.value)), setToken(""))}>
                   {LIVES.map(([seconds, words]) => (
                     <option key={seconds} value={seconds}>
                       {words}
