@@ -1,16 +1,13 @@
 "use client";
 
 import { X } from "lucide-react";
-import { useEffect, useId, useRef, type ReactNode } from "react";
+import { useId, type ReactNode } from "react";
+import { useModal } from "@/lib/modal";
 
-/** A modal dialog with a title; the browser keeps the focus inside, and gives it back afterwards. */
+/** A modal dialog with a title. */
 export function Dialog(props: { title: string; close: () => void; wide?: boolean; children: ReactNode }) {
-  const dialog = useRef<HTMLDialogElement>(null);
+  const dialog = useModal();
   const title = useId();
-  useEffect(() => {
-    const shown = dialog.current;
-    if (shown && !shown.open) shown.showModal();
-  }, []);
   return (
     <dialog
       ref={dialog}

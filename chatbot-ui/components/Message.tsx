@@ -8,11 +8,11 @@ import {
   MessagePrimitive,
   useAuiState,
 } from "@assistant-ui/react";
-import { Check, ChevronLeft, ChevronRight, Copy, Gauge, Pencil, RefreshCw, Shuffle } from "lucide-react";
+import { ChevronLeft, ChevronRight, Gauge, Pencil, RefreshCw, Shuffle } from "lucide-react";
 import { useState } from "react";
-import { copy } from "@/lib/clipboard";
 import { textOf } from "@/lib/library";
 import type { Making } from "@/lib/types";
+import { CopyButton } from "./CopyButton";
 import { MakingPanel } from "./MakingPanel";
 import { Markdown } from "./Markdown";
 
@@ -115,18 +115,7 @@ function Waiting() {
 
 function CopyText() {
   const text = useAuiState((state) => textOf(state.message));
-  const [done, setDone] = useState(false);
-  if (!text) return null;
-  const onClick = async () => {
-    await copy(text);
-    setDone(true);
-    setTimeout(() => setDone(false), 2000);
-  };
-  return (
-    <button className="icon" aria-label={done ? "Copied" : "Copy"} title="Copy" onClick={onClick}>
-      {done ? <Check aria-hidden /> : <Copy aria-hidden />}
-    </button>
-  );
+  return text ? <CopyButton text={text} /> : null;
 }
 
 function Branches() {

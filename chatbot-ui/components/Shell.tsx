@@ -3,6 +3,7 @@
 import { Menu } from "lucide-react";
 import { useEffect, useRef, useState } from "react";
 import { later } from "@/lib/later";
+import { useModal } from "@/lib/modal";
 import { fresh, refreshModels, start, useApp, type View } from "@/lib/state";
 import { Conversation } from "./Conversation";
 import { Sidebar } from "./Sidebar";
@@ -55,10 +56,7 @@ function Swarm() {
 
 /** The side on a narrow screen, over the rest. */
 function Drawer({ close }: { close: () => void }) {
-  const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    if (!dialog.current?.open) dialog.current?.showModal();
-  }, []);
+  const dialog = useModal();
   return (
     <dialog
       className="drawer"

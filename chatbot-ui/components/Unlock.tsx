@@ -1,17 +1,15 @@
 "use client";
 
-import { useEffect, useRef, useState } from "react";
+import { useState } from "react";
 import { apiKey } from "@/lib/gateway";
+import { useModal } from "@/lib/modal";
 import { refreshModels, useApp } from "@/lib/state";
 
 /** Asks for the gateway's API key. */
 export function Unlock() {
-  const dialog = useRef<HTMLDialogElement>(null);
+  const dialog = useModal();
   const [key, setKey] = useState("");
   const wrong = typeof window !== "undefined" && !!apiKey.get();
-  useEffect(() => {
-    if (!dialog.current?.open) dialog.current?.showModal();
-  }, []);
   const use = () => {
     apiKey.set(key.trim());
     useApp.setState({ locked: false });
