@@ -85,13 +85,14 @@ def _coverage(
 ) -> Iterator[Happening]:
     if after and after != before:
         spans = ", ".join(f"{start}:{end}" for start, end in after)
-        yield Happening(
-            "gap", f"blocks {spans} of {name} have no server", "bad" if before is not None else "plain", name
-        )
-    elif before and not after:
-        yield Happening("complete", f"{name} is complete again: every block is served", "good", name)
-    elif before is None:
+        mood: Mood = "plain" if before is None or _within(after, before) else "bad"
+        yield Happening("gap", f"blocks {spans} of {name} have no server", mood, name)
+    elif not after and (before is None or before):
         yield Happening("complete", f"{name} is complete: every block is served", "good", name)
+
+
+def _within(spans: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:
+    return all(any(low <= start and end <= high for low, high in others) for start, end in spans)
 
 
 def _places(old: View, new: View) -> Iterator[Happening]:

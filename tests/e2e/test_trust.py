@@ -124,6 +124,19 @@ def test_a_gateway_gives_out_no_answer_that_its_servers_disagree_about(
         assert trusted.status_code == 200 and len(trusted.json()["choices"][0]["token_ids"]) == 24
 
 
+def test_swarm_up_has_its_gateway_check_answers(llama: Path, home: Path) -> None:
+    options = ("--servers", "2", "--port", "0", "--no-browser", "--device", "cpu", "--verify", "1")
+    program = Program("swarm", "up", str(llama), *options, SWARM_HOME=str(home))
+    try:
+        url = program.wait_line("ready:").split()[-1]
+        refused = httpx.post(f"{url}/v1/completions", json={"model": "llama", "prompt": IDS}, timeout=LIMIT)
+        assert refused.status_code == 503 and "no second server" in refused.text
+        program.process.terminate()
+        assert program.wait_exit() == 0, program.errors
+    finally:
+        program.kill()
+
+
 def test_a_private_session_shows_tokens_to_own_servers_only(llama: Path, home: Path, tmp_path: Path) -> None:
     with Swarm(home) as swarm:
         elsewhere = {**swarm.environment, "SWARM_HOME": str(tmp_path / "elsewhere")}

@@ -57,6 +57,8 @@ def test_words_name_the_server_and_its_blocks() -> None:
     left, gap = happened(models(HEAD, TAIL), models(HEAD), View(), View())
     assert (left.text, left.mood) == ("server-b left; it had blocks 15:30 of m", "bad")
     assert (gap.text, gap.mood) == ("blocks 15:30 of m have no server", "bad")
+    (_, nearer) = happened(models(one("a", 0, 15, state="joining")), models(HEAD), View(), View())
+    assert (nearer.text, nearer.mood) == ("blocks 15:30 of m have no server", "plain")  # others come still
     (router,) = happened([], [], View(), View(routers={"r": wire.Router("r" * 40, "relay", ("h:1",))}))
     assert router.text == "the router relay is there"
 

@@ -73,7 +73,7 @@ def test_a_server_leaves_the_map_and_it_heals(
 
     serve(swarm, smollm2, newcomer="15:30")
     expect(page.get_by_text("every block is served", exact=True)).to_be_visible(timeout=LIMIT)
-    expect(events).to_contain_text("smollm2-135m is complete again")
+    expect(events).to_contain_text("smollm2-135m is complete")
     expect(bar(page, "newcomer")).to_have_accessible_name(re.compile("ready"))
     shot(page, "swarm-healed")
 

@@ -64,8 +64,9 @@ export function ModelMap({ model, lost, chosen, choose }: Props) {
       </ul>
       <Scale blocks={blocks} step={step} />
       <p className="legend">
-        Each bar is a server over the blocks that it holds, with the round trip from this gateway. The light line at its foot
-        is the share of its cache that answers have reserved; a blinking dot means that it computes for somebody.
+        The strip counts the servers of each block. Each bar below is a server over the blocks that it holds, with the round
+        trip from this gateway. The light line at its foot is the share of its cache that answers have reserved; a blinking
+        dot means that it computes for somebody.
       </p>
     </section>
   );
