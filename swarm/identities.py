@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,13 @@ def claimed(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
             lock.release()
         return
     raise SwarmError(f"{name or role!r} runs on this machine already: choose another --name")
+
+
+def seen_as(claimed: str) -> str:
+    """What others are told in place of `server-1`, which every machine has: its name, and which of several there."""
+    machine = platform.node().partition(".")[0][:200] or "machine"
+    number = claimed.rpartition("-")[2]
+    return machine if number == "1" else f"{machine}-{number}"
 
 
 def own() -> frozenset[str]:

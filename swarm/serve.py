@@ -22,7 +22,7 @@ from routing.security import Gate, JoinToken
 from swarm import __version__, firewall, loading, models
 from swarm.errors import SwarmError
 from swarm.fingerprint import fingerprint
-from swarm.identities import claimed
+from swarm.identities import claimed, seen_as
 from swarm.limits import Floods
 from swarm.moves import Moves
 from swarm.process import Stop, announce
@@ -78,6 +78,7 @@ def serve(settings: Settings, stop: Stop) -> None:
         raise BackendError(f"--blocks {settings.blocks} is outside {model.name}, which has {info.blocks} blocks")
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("server", settings.name))
+        name = settings.name or seen_as(name)
         directory = DirectoryClient(token, identity, name, role="server")
         resources.callback(directory.close)
         directory.start()
