@@ -115,9 +115,10 @@ def measured(page: Page, client: Noting) -> list[float]:
     page.evaluate("window.seen.length = 0")
     page.get_by_role("textbox", name="Message").fill("What is the capital of France?")
     page.keyboard.press("Enter")
-    page.wait_for_function("window.seen.length === 3", timeout=PATIENCE)
     expect(page.get_by_role("button", name="Answer again")).to_be_attached(timeout=PATIENCE)
-    return [seen - client.first for seen in page.evaluate("window.seen")]
+    seen = page.evaluate("window.seen")
+    assert len(seen) == len(STEPS) and client.first, seen
+    return [each - client.first for each in seen]
 
 
 def figures(first: list[float], later: list[list[float]]) -> list[dict[str, Any]]:
