@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from openai_api.accounts.usage import Work
 from openai_api.calls import CallReader, merged_calls
 from openai_api.choice import Choice, Entry, Piece
 from openai_api.engine import Engine, Step
@@ -103,6 +104,7 @@ class Answer:
         token_ids: whether choices show token ids beside text.
         usage: whether a stream ends with what it has used.
         notices: what has happened on the way so far; the routes are among them.
+        work: what the swarm has computed for it so far.
     """
 
     id: str
@@ -118,6 +120,7 @@ class Answer:
     usage: bool
     calling: Calling | None = None
     notices: list[Notice] = field(default_factory=list, compare=False)
+    work: Work = field(default_factory=Work, compare=False)
 
 
 async def whole(answer: Answer, engine: Engine, metrics: Metrics) -> Json:
@@ -197,7 +200,7 @@ async def _echo(answer: Answer, plan: Plan, text: str, engine: Engine) -> Piece:
     if top < 0:
         return Piece(text)
     offsets = offsets_of(answer.tokenizer, plan.input_ids, len(text))
-    return Piece(text, tuple(await scored(engine, answer.model, plan.input_ids, top, offsets)))
+    return Piece(text, tuple(await scored(engine, answer.model, plan.input_ids, top, offsets, answer.work)))
 
 
 def _items(
@@ -226,17 +229,20 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
         AsyncGenerator[Step, None],
         engine.stream(answer.model, plan.input_ids, max_new_tokens=plan.max_new_tokens, sampling=plan.sampling),
     )
+    share = answer.work.share()
     with metrics.generation(answer.model) as timed:
         async with aclosing(steps):
             async for step in steps:
                 if not isinstance(step, wire.Token):
                     answer.notices.append(step)
                     if isinstance(step, Routed):
+                        share.routed(step.hops)
                         continue
                     log.info("%s: %s", answer.id, step.text)
                     yield step
                     continue
                 timed.token()
+                share.token(step.position)
                 piece = choice.push(step)
                 yield piece
                 if piece.finish:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from openai_api import embeddings
+from openai_api.accounts.access import Turn
 from openai_api.answer import Answer, Calling, Json, Output, Plan
 from openai_api.chat import ChatForm
 from openai_api.chat_schemas import ChatMessage, ChatRequest, Tool
@@ -118,7 +119,7 @@ class Gateway:
         output = output or Chunked(ChatForm(self._token_texts(model, tokenizer), request.alternatives >= 0))
         return self._answer(kind, request, model, tokenizer, output, [(ids, limit, None)], grammar, calling)
 
-    async def embeddings(self, request: EmbeddingRequest) -> Json:
+    async def embeddings(self, request: EmbeddingRequest, turn: Turn) -> Json:
         """Raises as `completion` does."""
         model = self.model(request.model)
         if not model.complete:
@@ -127,11 +128,12 @@ class Gateway:
         ids = [each if isinstance(each, list) else await self._encode(tokenizer, each) for each in request.inputs]
         for each in ids:
             new_tokens(0, 0, len(each), model, "input")
+        turn.prompt, pooling = sum(map(len, ids)), request.pooling or "mean"
         vectors = [
-            shortened(await embedded(self.engine, model.name, each, request.pooling or "mean"), request.dimensions)
+            shortened(await embedded(self.engine, model.name, each, pooling, turn.work), request.dimensions)
             for each in ids
         ]
-        return embeddings.body(model.name, vectors, request.encoding_format, sum(map(len, ids)))
+        return embeddings.body(model.name, vectors, request.encoding_format, turn.prompt)
 
     async def tokenize(self, request: TokenizeRequest) -> Json:
         """Raises as `completion` does."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from openai_api.accounts.usage import Work
 from openai_api.choice import Entry
 from openai_api.engine import Engine
 from swarm.tokenizer import Tokenizer
@@ -15,7 +16,9 @@ from swarm.tokenizer import Tokenizer
 PART = 64  # tokens whose logits are held at a time: 50 MB for a vocabulary of 200,000
 
 
-async def scored(engine: Engine, model: str, ids: Sequence[int], top: int, offsets: Sequence[int]) -> list[Entry]:
+async def scored(
+    engine: Engine, model: str, ids: Sequence[int], top: int, offsets: Sequence[int], work: Work
+) -> list[Entry]:
     """The tokens of a prompt with their log-probabilities under the model.
 
     Args:
@@ -33,6 +36,7 @@ async def scored(engine: Engine, model: str, ids: Sequence[int], top: int, offse
                 Entry(token, offset, logprob, best)
                 for token, offset, (logprob, best) in zip(following, offsets[start + 1 :], found, strict=False)
             ]
+        work.computed(session.route, len(ids))
     return entries
 
 
