@@ -203,8 +203,8 @@ def provider_of(
 
 def _troubles() -> tuple[type[Exception], ...]:
     """What Authlib raises where the provider, or what a browser brings from it, is not as it should be."""
-    import httpx
+    import httpx2
     from authlib.common.errors import AuthlibBaseError
     from joserfc.errors import JoseError
 
-    return AuthlibBaseError, JoseError, httpx.HTTPError, ValueError, KeyError, RuntimeError
+    return AuthlibBaseError, JoseError, httpx2.HTTPError, ValueError, KeyError, RuntimeError
