@@ -3,15 +3,20 @@
 import dynamic from "next/dynamic";
 import { Menu } from "lucide-react";
 import { useEffect, useRef, useState } from "react";
-import { fresh, refreshModels, start, useApp, type View } from "@/lib/state";
+import { fresh, refreshModels, start, useApp, VIEWS, type View } from "@/lib/state";
 import { Conversation } from "./Conversation";
 import { Sidebar } from "./Sidebar";
 import { Unlock } from "./Unlock";
 
+const loading = () => <p className="quiet centred">Loading.</p>;
+
 const Console = dynamic(() => import("./console/Console").then((module) => module.Console), {
   ssr: false,
-  loading: () => <p className="quiet centred">Loading the map.</p>,
+  loading,
 });
+
+const Keys = dynamic(() => import("./accounts/Keys").then((module) => module.Keys), { ssr: false, loading });
+const Usage = dynamic(() => import("./accounts/Usage").then((module) => module.Usage), { ssr: false, loading });
 
 /** The whole page: conversations at the side, beside them the chat or the swarm. */
 export function Shell() {
@@ -41,6 +46,8 @@ export function Shell() {
           <Menu aria-hidden />
         </button>
         {ready && view === "swarm" && <Console />}
+        {ready && view === "keys" && <Keys />}
+        {ready && view === "usage" && <Usage />}
         {ready &&
           open.map((id) => (
             <Conversation key={id} id={id} shown={view === "chat" && id === current} />
@@ -94,8 +101,8 @@ function useAddress() {
   const view = useApp((state) => state.view);
   useEffect(() => {
     const read = () => {
-      const view: View | undefined = { "": "chat" as const, "#swarm": "swarm" as const }[location.hash];
-      if (view) useApp.setState({ view });
+      const view = (location.hash.slice(1) || "chat") as View;
+      if (VIEWS.includes(view)) useApp.setState({ view });
     };
     read();
     window.addEventListener("hashchange", read);
@@ -107,7 +114,7 @@ function useAddress() {
       first.current = false;
       return;
     }
-    const wanted = view === "swarm" ? "#swarm" : "#";
+    const wanted = view === "chat" ? "#" : `#${view}`;
     if ((location.hash || "#") !== wanted) history.pushState(null, "", wanted);
   }, [view]);
 }

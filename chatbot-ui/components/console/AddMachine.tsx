@@ -1,9 +1,8 @@
 "use client";
 
-import { Check, Copy } from "lucide-react";
-import { useId, useState } from "react";
-import { copy } from "@/lib/clipboard";
+import { useState } from "react";
 import { invite, type Swarm } from "@/lib/swarm";
+import { Command } from "../Command";
 import { Dialog } from "../Dialog";
 
 const SYSTEMS = ["Windows", "Linux", "macOS"] as const;
@@ -132,27 +131,4 @@ function commandFor(system: System, model: string, token: string): string {
     ].join("\n");
   }
   return ["python3 bootstrap.py install", `export SWARM_JOIN='${token}'`, `.venv/bin/swarm-server ${model}`].join("\n");
-}
-
-function Command({ text, name, disabled }: { text: string; name: string; disabled?: boolean }) {
-  const [done, setDone] = useState(false);
-  const id = useId();
-  const onClick = async () => {
-    await copy(text);
-    setDone(true);
-    setTimeout(() => setDone(false), 2000);
-  };
-  return (
-    <figure className="code command">
-      <figcaption id={id}>
-        <span>{name}</span>
-        <button onClick={onClick} disabled={disabled}>
-          {done ? <Check aria-hidden /> : <Copy aria-hidden />} {done ? "Copied" : "Copy"}
-        </button>
-      </figcaption>
-      <pre tabIndex={0} role="group" aria-labelledby={id}>
-        <code>{text}</code>
-      </pre>
-    </figure>
-  );
 }
