@@ -77,6 +77,7 @@ async def account(request: Request) -> Response:
 async def keys(request: Request) -> Response:
     """An owner's caller sees everybody's, another only the own."""
     accounts, person = _person(request)
+    await accounts.recorder.flush()  # when they were last used
     found = await _done(accounts, accounts.store.keys, None if person.role == "owner" else person.id)
     now = accounts.clock()
     return _json({"keys": [key.shown(now) for key in found]})

@@ -111,8 +111,9 @@ def test_usage_is_drawn_by_day_key_and_server(
         tally.add_served(day, MODEL, {HEAD: 5000 + 100 * back, TAIL: 9000}, {HEAD: "head", TAIL: "tail"})
     store.record(tally)
     with serving(Toy(), accounts=accounts, site=site.load()) as url:
-        page = open_page(f"{url}#usage")
+        page = open_page(url)
         unlock(page, str(text))
+        go(page, "Usage")
         bars = page.locator(".chart .day")
         expect(bars).to_have_count(30)
         expect(page.locator(".chart figcaption li")).to_have_text(["first (root)", "the gateway's own key"])

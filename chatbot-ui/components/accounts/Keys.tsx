@@ -23,7 +23,7 @@ export function Keys() {
     </button>
   );
   return (
-    <Account account={account} title="API keys" about="What programs use the gateway with." tools={make}>
+    <Account account={account} title="API keys" about="Each lets a program use the gateway." tools={make}>
       {may ? (
         <List key={round} owner={account.person?.role === "owner"} />
       ) : (

@@ -101,6 +101,7 @@ function ServerTable({ used }: { used: Used }) {
 
 type Row = { names: string[]; counts: number[] };
 
+/** The rows with the same names as one, the largest first. */
 function summed<T>(rows: T[], names: (row: T) => string[], counts: (row: T) => number[]): Row[] {
   const found = new Map<string, Row>();
   for (const row of rows) {
@@ -109,7 +110,8 @@ function summed<T>(rows: T[], names: (row: T) => string[], counts: (row: T) => n
     if (sum) sum.counts = counts(row).map((each, place) => each + (sum.counts[place] ?? 0));
     else found.set(key, { names: names(row), counts: counts(row) });
   }
-  return [...found.values()];
+  const size = (row: Row) => row.counts.reduce((sum, count) => sum + count, 0);
+  return [...found.values()].sort((one, other) => size(other) - size(one));
 }
 
 function Table({ titles, rows }: { titles: string[]; rows: Row[] }) {
