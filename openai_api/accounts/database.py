@@ -142,6 +142,8 @@ def _on_begin(connection: Connection) -> None:
 
 def _prepare_file(path: Path) -> None:
     """Made here, because SQLite would let others read it; what SQLite puts beside it has the same permissions."""
+    if path == default_path():
+        home.folder(path.parent.name)
     with home.disk_errors(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():

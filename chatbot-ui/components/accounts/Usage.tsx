@@ -115,13 +115,14 @@ function summed<T>(rows: T[], names: (row: T) => string[], counts: (row: T) => n
 }
 
 function Table({ titles, rows }: { titles: string[]; rows: Row[] }) {
+  const counts = rows[0]?.counts.length ?? 0;
   return (
     <div className="sheet" tabIndex={0} role="group" aria-label="Usage in all">
       <table>
         <thead>
           <tr>
-            {titles.map((title) => (
-              <th key={title} scope="col">
+            {titles.map((title, place) => (
+              <th key={title} scope="col" className={place < titles.length - counts ? undefined : "number"}>
                 {title}
               </th>
             ))}

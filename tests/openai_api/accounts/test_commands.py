@@ -23,6 +23,7 @@ from openai_api.accounts.usage import Asked, Tally
 from swarm import SwarmError, extensions
 from swarm.cli import cli
 from tests.e2e.programs import Swarm
+from tests.families import make_model
 from tests.openai_api.accounts.conftest import bearer
 
 NOBODY = OpenId(None, None, None, (), (), None)
@@ -152,6 +153,33 @@ def test_a_gateway_that_others_reach_starts_with_a_key_of_an_account_and_not_wit
         assert httpx.get(f"{open_again}/v1/models").status_code == 200
         assert httpx.get(f"{open_again}/api/keys").json()["error"]["code"] == "no_accounts"
         assert httpx.get(f"{open_again}/api/account").json()["accounts"] is False
+
+
+def test_the_work_of_real_servers_is_counted_and_outlives_the_gateway(swarm_home: Path, tmp_path: Path) -> None:
+    model = make_model("llama", tmp_path / "llama")
+    text = run("key", "create", "alice").strip()
+    with Swarm(swarm_home) as swarm:
+        gateway = swarm.start("swarm-gateway", "--port", "0")
+        url = gateway.wait_line("ready:").split()[-1]
+        swarm.serve(model, "0:2", options=["--name", "head"])
+        swarm.serve(model, "2:6", options=["--name", "tail"])
+        with httpx.Client(base_url=url, headers=bearer(text), timeout=60) as client:
+            while not any(each["complete"] for each in client.get("/v1/models").json()["data"]):
+                continue
+            asked = {"model": "llama", "prompt": [5, 6, 7], "max_tokens": 4, "return_token_ids": True}
+            for options in ({}, {"stream": True}):
+                assert client.post("/v1/completions", json={**asked, **options, "ignore_eos": True}).status_code == 200
+            embedding = {"model": "llama", "input": [5, 6, 7, 8, 9]}
+            assert client.post("/v1/embeddings", json=embedding).status_code == 200
+        gateway.process.terminate()  # at once, before the next time of writing
+        assert gateway.wait_exit() == 0, gateway.errors
+        assert text not in gateway.errors
+    (used,) = json.loads(run("usage", "--json"))
+    assert (used["name"], used["requests"], used["prompt_tokens"], used["generated_tokens"]) == ("alice", 3, 11, 8)
+    work = {row["name"]: row["work"] for row in json.loads(run("usage", "--by", "server", "--json"))}
+    computed = 2 * (3 + 4 - 1) + 5  # the last token of an answer is not computed
+    assert work == {"head": 2 * computed, "tail": 4 * computed}
+    assert listed()[0]["last_used"] is not None
 
 
 def test_a_command_that_cannot_be_loaded_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
