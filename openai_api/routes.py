@@ -12,6 +12,7 @@ from openai_api.answering import answered, placed
 from openai_api.chat_schemas import ChatRequest
 from openai_api.documents import MESSAGES_ERRORS, answers
 from openai_api.embeddings import EmbeddingRequest
+from openai_api.errors import model_not_found
 from openai_api.message_schemas import CountRequest, MessagesRequest
 from openai_api.messages import MessageOutput
 from openai_api.models import catalogue, described
@@ -42,6 +43,8 @@ async def list_models(request: Request, available: bool = False) -> Response:
 @router.get("/v1/models/{model:path}", responses=answers(documents.ModelObject))
 async def retrieve_model(model: str, request: Request) -> Response:
     gateway = request.app.state.gateway
+    if not request.state.caller.allows(model):
+        raise model_not_found(model)
     return JSONResponse(described(gateway.model(model), gateway.started))
 
 

@@ -18,7 +18,7 @@ from openai_api.accounts.limits import MINUTE, Refusal, crowding, day_of, refusa
 from openai_api.accounts.people import Caller, Key, of_person
 from openai_api.accounts.recorder import Recorder
 from openai_api.accounts.store import Store
-from openai_api.accounts.usage import Asked, Work
+from openai_api.accounts.usage import Asked, Work, plain
 from openai_api.errors import SERVER, ApiError
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Accounts:
 
     def record(self, caller: Caller, model: str, prompt: int, work: Work, names: Mapping[str, str]) -> None:
         """Count a request that has ended, however it did, if the swarm has computed anything for it."""
-        day = day_of(self.clock())
+        day, model = day_of(self.clock()), plain(model)
         person = caller.person.id if caller.person else 0
         asked = Asked(day, person, caller.key.id if caller.key else "", model)
         tally = self.recorder.waiting

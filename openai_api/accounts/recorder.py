@@ -70,4 +70,7 @@ class Recorder:
         """Write from time to time, for ever."""
         while True:
             await asyncio.sleep(min(PAUSE * 2 ** min(self._failures, 10), LONGEST))
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:
+                log.exception("usage cannot be written down")

@@ -52,7 +52,7 @@ class Tally:
         for server, amount in work.items():
             served = Served(day, server, model)
             self.served[served] = self.served.get(served, 0) + amount
-            self.names[server] = names.get(server, "") or self.names.get(server, "")
+            self.names[server] = plain(names.get(server, "")) or self.names.get(server, "")
 
     def merge(self, other: Tally) -> None:
         """Add what another tally holds."""
@@ -126,6 +126,11 @@ class Share:
             blocks = hop.end - hop.start
             self._work.add(hop.peer, known * (position - self._position) + (blocks - known) * position)
         self._before, self._position = self._route, position
+
+
+def plain(text: str) -> str:
+    """What every database takes: names come from other machines, and PostgreSQL refuses some characters."""
+    return "".join(each for each in text if each.isprintable())
 
 
 def _overlap(one: wire.Hop, other: wire.Hop) -> int:

@@ -128,6 +128,8 @@ def test_a_key_for_some_models_sees_and_uses_only_those(gateway: Start, make: Ma
     for stream in (False, True):
         refused = ask(url, key, model=OTHER, stream=stream)
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+    known = [httpx.get(f"{url}/v1/models/{name}", headers=bearer(key)).status_code for name in (MODEL, OTHER)]
+    assert known == [200, 404]
     body = {"model": OTHER, "input": [1, 2]}
     assert httpx.post(f"{url}/v1/embeddings", json=body, headers=bearer(key)).status_code == 403
     body = {"model": OTHER, "tokens": [1, 2]}

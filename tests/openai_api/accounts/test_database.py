@@ -92,7 +92,7 @@ def test_people_keys_and_usage_are_kept(database: str) -> None:
 
     tally = Tally(last_used={key.id: NOW + 3})
     tally.add(Asked("2027-01-15", bob.id, key.id, "toy"), 1, 3 * 10**9, 4)
-    tally.add_served("2027-01-15", "toy", {"s" * 40: 10**12}, {"s" * 40: "server-1"})
+    tally.add_served("2027-01-15", "toy", {"s" * 40: 10**12}, {"s" * 40: "server-1\0\ud800"})  # no name that is kind
     store.record(tally)
     store.record(tally)
     assert store.tokens("2027-01-15", key.id) == 2 * (3 * 10**9 + 4) and store.tokens("2027-01-16", key.id) == 0
