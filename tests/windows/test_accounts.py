@@ -1,4 +1,4 @@
-"""Accounts as a user meets them, on Windows and everywhere else: the file, the commands, and a gateway that uses them."""
+"""Accounts as a user meets them, on Windows and everywhere else: the file, the commands, a gateway that uses them."""
 
 from __future__ import annotations
 
