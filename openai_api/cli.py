@@ -11,7 +11,7 @@ import click
 from openai_api import site
 from openai_api.accounts import opening
 from openai_api.accounts.access import Accounts
-from openai_api.accounts.options import OpenId, accounts_option, openid_options
+from openai_api.accounts.options import SigningIn, accounts_option, signing_in_options
 from openai_api.app import create_app
 from openai_api.console import Console
 from openai_api.gateway import Gateway
@@ -62,7 +62,7 @@ from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
     show_default=False,
     help="A web page of somebody else that may use the gateway from browsers, such as https://app.example.org.",
 )
-@openid_options
+@signing_in_options
 @private_option
 @patience_option
 @verbose_option
@@ -76,10 +76,10 @@ def command(
     admin_key: str | None,
     accounts: str | None,
     allow_origin: tuple[str, ...],
-    openid: OpenId,
     private: bool,
     patience: float,
     verbose: bool,
+    **openid: Any,
 ) -> None:
     """Offer a swarm's models by the OpenAI API, with a chat page at /.
 
@@ -89,10 +89,11 @@ def command(
     log_to_stderr(verbose)
     with clear_errors(), stopping() as stop:
         key = (api_key or "").strip() or None
-        provider, origins = opening.provider(openid), opening.origins_of(allow_origin)
+        signing_in = SigningIn(**openid)
+        provider, origins = opening.provider(signing_in), opening.origins_of(allow_origin)
         token = join.find(join_token)
-        members = opening.accounts_of(accounts, openid)
-        if key is None and not is_loopback(host) and not opening.can_get_in(members, openid):
+        members = opening.accounts_of(accounts, signing_in)
+        if key is None and not is_loopback(host) and not opening.can_get_in(members, signing_in):
             raise SwarmError(
                 f"without an API key the gateway listens on this machine only, not on {host}: make one with "
                 "'swarm key create NAME --owner', or set SWARM_API_KEY, or pass --api-key",
@@ -104,7 +105,7 @@ def command(
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
             url = url_of(host, listener)
-            sign_in = opening.sign_in_of(provider, members, openid.url or url)
+            sign_in = opening.sign_in_of(provider, members, signing_in.url or url)
             asyncio.run(
                 _serve(
                     client,

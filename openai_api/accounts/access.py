@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 FRESH = 2.0  # s for which a key is not looked up again: so long it may work after another program has revoked it
 STALE = 60.0  # s for which a key that was good stays so while the database cannot be asked
+PAUSE = 5.0  # s for which a database that has failed is not asked about them
 KEPT = 10_000  # keys that are remembered
 
 
@@ -51,6 +52,7 @@ class Accounts:
         self._recent: dict[str, deque[float]] = {}
         self._open: dict[str, int] = {}
         self._tokens: dict[tuple[str, str], int] = {}
+        self._failed = -PAUSE
 
     async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Let the store do something, in a thread. Raises: AccountsError."""
@@ -91,12 +93,15 @@ class Accounts:
 
     async def _find(self, id: str) -> Key | None:
         now, known = self.clock(), self._known.get(id)
-        if known is not None and 0 <= now - known.read < FRESH:
+        age = now - known.read if known else STALE
+        failed = 0 <= now - self._failed < PAUSE
+        if known is not None and 0 <= age < (STALE if failed else FRESH):
             return known.key
         try:
             key = await self.do(self.store.key, id)
         except AccountsError as error:
-            if known is not None and 0 <= now - known.read < STALE:
+            self._failed = now
+            if known is not None and 0 <= age < STALE:
                 return known.key
             raise unavailable(error) from error
         self._known.pop(id, None)

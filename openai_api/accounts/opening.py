@@ -7,7 +7,7 @@ import time
 
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import connect, default_path
-from openai_api.accounts.options import NONE, OpenId
+from openai_api.accounts.options import NONE, SigningIn
 from openai_api.accounts.sign_in import Provider, SignIn, provider_of
 from openai_api.accounts.store import Store
 from swarm.errors import SwarmError
@@ -15,13 +15,13 @@ from swarm.errors import SwarmError
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
-def accounts_of(given: str | None, openid: OpenId) -> Accounts | None:
+def accounts_of(given: str | None, signing_in: SigningIn) -> Accounts | None:
     """None: there are none. Without a URL there are some once anybody was given one, or where people sign in.
 
     Raises:
         SwarmError: they cannot be opened. A gateway that went on without them would let everybody in.
     """
-    wanted = openid.issuer is not None
+    wanted = signing_in.openid is not None
     if given == NONE:
         if wanted:
             raise SwarmError("--openid needs accounts: do not pass --accounts none", 2)
@@ -35,15 +35,18 @@ def accounts_of(given: str | None, openid: OpenId) -> Accounts | None:
     return Accounts(store)
 
 
-def provider(openid: OpenId) -> Provider | None:
+def provider(signing_in: SigningIn) -> Provider | None:
     """Raises: SwarmError: the options do not fit together."""
-    if openid.issuer is None:
-        others = (openid.client_id, openid.client_secret, *openid.owners, *openid.admitted)
-        if any(others):
+    if signing_in.openid is None:
+        if signing_in != SigningIn(url=signing_in.url):
             raise SwarmError("--openid-... are of no use without --openid URL", 2)
         return None
     return provider_of(
-        openid.issuer, openid.client_id, openid.client_secret, list(openid.owners), list(openid.admitted)
+        signing_in.openid,
+        signing_in.openid_client_id,
+        signing_in.openid_client_secret,
+        signing_in.openid_owner,
+        signing_in.openid_admit,
     )
 
 
@@ -51,12 +54,12 @@ def sign_in_of(wanted: Provider | None, accounts: Accounts | None, url: str) -> 
     return SignIn(wanted, accounts, url) if wanted is not None and accounts is not None else None
 
 
-def can_get_in(accounts: Accounts | None, openid: OpenId) -> bool:
+def can_get_in(accounts: Accounts | None, signing_in: SigningIn) -> bool:
     """Whether anybody has a key that is good, or can sign in."""
     if accounts is None:
         return False
     now, keys = time.time(), accounts.store.keys()
-    return openid.issuer is not None or any(key.state(now) == "good" for key in keys)
+    return signing_in.openid is not None or any(key.state(now) == "good" for key in keys)
 
 
 def origins_of(given: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -183,7 +184,7 @@ class SignIn:
 
 
 def provider_of(
-    issuer: str, client_id: str | None, client_secret: str | None, owners: list[str], admitted: list[str]
+    issuer: str, client_id: str | None, client_secret: str | None, owners: Sequence[str], admitted: Sequence[str]
 ) -> Provider:
     """Raises: SwarmError: something is missing, or the provider would be asked without encryption."""
     if not client_id:

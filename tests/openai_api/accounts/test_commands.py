@@ -17,7 +17,7 @@ from openai_api.accounts import keytext
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.limits import day_of
 from openai_api.accounts.opening import accounts_of, can_get_in, origins_of, provider
-from openai_api.accounts.options import OpenId
+from openai_api.accounts.options import SigningIn
 from openai_api.accounts.people import EVERYTHING
 from openai_api.accounts.usage import Asked, Tally
 from swarm import SwarmError, extensions
@@ -26,7 +26,7 @@ from tests.e2e.programs import Swarm
 from tests.families import make_model
 from tests.openai_api.accounts.conftest import bearer
 
-NOBODY = OpenId(None, None, None, (), (), None)
+NOBODY = SigningIn()
 
 
 def run(*arguments: str, code: int = 0) -> str:
@@ -125,11 +125,11 @@ def test_accounts_are_used_once_anybody_has_one(swarm_home: Path) -> None:
 
 
 def test_options_that_say_nothing_are_refused(swarm_home: Path) -> None:
-    lonely = OpenId(None, "client", None, (), (), None)
+    lonely = SigningIn(openid_client_id="client")
     with pytest.raises(SwarmError, match="--openid URL"):
         provider(lonely)
     with pytest.raises(SwarmError, match="needs accounts"):
-        accounts_of("none", OpenId("https://id.example", "c", None, (), (), None))
+        accounts_of("none", SigningIn("https://id.example", "c"))
     for wrong in ("*", "null", "https://a.example/path", "app.example"):
         with pytest.raises(SwarmError, match="origin"):
             origins_of((wrong,))
