@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
-from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -72,6 +71,7 @@ class SignIn:
     def __init__(self, provider: Provider, accounts: Accounts, url: str) -> None:
         try:
             from authlib.integrations.starlette_client import OAuth
+            from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous
         except ImportError as error:
             raise SwarmError("signing in needs Authlib: python -m pip install 'layerswarm[openid]'") from error
         self._provider = provider

@@ -189,6 +189,26 @@ def test_a_command_that_cannot_be_loaded_says_what_to_do(monkeypatch: pytest.Mon
     assert isinstance(cli, click.Group) and "key" in cli.list_commands(click.Context(cli))
 
 
+def test_a_gateway_needs_nothing_of_the_extras_until_it_is_asked_to(tmp_path: Path) -> None:
+    extras = ("authlib", "itsdangerous", "joserfc", "httpx2", "psycopg")
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({extras}))
+import openai_api.cli
+from openai_api.accounts.sign_in import Provider, SignIn
+from openai_api.accounts.database import connect
+from swarm import SwarmError
+for ask in (lambda: SignIn(Provider("https://id.example", "c"), None, "http://x"), lambda: connect("postgresql://h/d")):
+    try:
+        ask()
+    except SwarmError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition("'layerswarm")[2] for line in done.stdout.splitlines()] == ["[openid]'", "[postgres]'"]
+
+
 def test_the_database_is_loaded_only_by_commands_that_use_it() -> None:
     heavy = ("sqlalchemy", "alembic", "openai_api")
     script = f"import sys, swarm.cli; print([name for name in {heavy} if name in sys.modules])"
