@@ -190,7 +190,7 @@ def test_a_command_that_cannot_be_loaded_says_what_to_do(monkeypatch: pytest.Mon
 
 
 def test_a_gateway_needs_nothing_of_the_extras_until_it_is_asked_to(tmp_path: Path) -> None:
-    extras = ("authlib", "itsdangerous", "joserfc", "httpx2", "psycopg")
+    extras = ("authlib", "itsdangerous", "joserfc", "psycopg")
     script = f"""
 import sys
 sys.modules.update(dict.fromkeys({extras}))
