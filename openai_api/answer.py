@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from openai_api.accounts.usage import Work
 from openai_api.calls import CallReader, merged_calls
 from openai_api.choice import Choice, Entry, Piece
 from openai_api.engine import Engine, Step
@@ -105,6 +106,7 @@ class Answer:
         usage: whether a stream ends with what it has used.
         checks: how many parts of each choice other servers compute anew before it counts as complete.
         notices: what has happened on the way so far; the routes are among them.
+        work: what the swarm has computed for it so far.
     """
 
     id: str
@@ -121,6 +123,7 @@ class Answer:
     checks: int = 0
     calling: Calling | None = None
     notices: list[Notice] = field(default_factory=list, compare=False)
+    work: Work = field(default_factory=Work, compare=False)
 
 
 async def whole(answer: Answer, engine: Engine, metrics: Metrics) -> Json:
@@ -200,7 +203,7 @@ async def _echo(answer: Answer, plan: Plan, text: str, engine: Engine) -> Piece:
     if top < 0:
         return Piece(text)
     offsets = offsets_of(answer.tokenizer, plan.input_ids, len(text))
-    return Piece(text, tuple(await scored(engine, answer.model, plan.input_ids, top, offsets)))
+    return Piece(text, tuple(await scored(engine, answer.model, plan.input_ids, top, offsets, answer.work)))
 
 
 def _items(
@@ -229,6 +232,7 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
         AsyncGenerator[Step, None],
         engine.stream(answer.model, plan.input_ids, max_new_tokens=plan.max_new_tokens, sampling=plan.sampling),
     )
+    share = answer.work.share()
     last: Piece | None = None
     tokens: list[wire.Token] = []
     route: Sequence[wire.Hop] = ()
@@ -239,11 +243,13 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
                     answer.notices.append(step)
                     if isinstance(step, Routed):
                         route = step.hops
+                        share.routed(route)
                         continue
                     log.info("%s: %s", answer.id, step.text)
                     yield step
                     continue
                 timed.token()
+                share.token(step.position)
                 if answer.checks:
                     tokens.append(step)
                 piece = choice.push(step)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from openai_api import console_routes
+from openai_api.accounts import routes as account_routes
+from openai_api.accounts.access import Accounts
+from openai_api.accounts.sign_in import SignIn
 from openai_api.attendance import ClientGone
 from openai_api.bodies import LIMIT, BodyLimit
 from openai_api.console import Console
 from openai_api.documents import KEYED
 from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
 from openai_api.gateway import Gateway
-from openai_api.keys import Guard
+from openai_api.keys import VISIT, Guard
 from openai_api.messages import body_of
 from openai_api.metrics import Metrics
 from openai_api.observation import GONE, Observed
@@ -32,6 +37,8 @@ from swarm import SwarmError, __version__
 
 log = logging.getLogger(__name__)
 
+ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version", "anthropic-beta")
+
 
 def create_app(
     gateway: Gateway,
@@ -42,6 +49,10 @@ def create_app(
     room: Room | None = None,
     site: Site | None = None,
     console: Console | None = None,
+    accounts: Accounts | None = None,
+    sign_in: SignIn | None = None,
+    invites: bool = True,
+    origins: Sequence[str] = (),
 ) -> ASGIApp:
     """
     Args:
@@ -51,6 +62,10 @@ def create_app(
         room: for how many requests there is.
         site: the page; by default the simple one.
         console: what the page's console shows; None: there is none.
+        accounts: who may use it besides the holder of `api_key`; None: nobody.
+        sign_in: lets members in by an OpenID provider.
+        invites: whether the holder of `api_key` may make join tokens.
+        origins: web pages of others that may use the gateway, with a key of their own.
     """
     # No documentation pages: FastAPI's fetch their scripts from elsewhere.
     app = FastAPI(title="layerswarm gateway", version=__version__, docs_url=None, redoc_url=None)
@@ -59,8 +74,13 @@ def create_app(
     app.state.room = room or Room()
     app.state.closing = closing or asyncio.Event()
     app.state.console = console
-    app.include_router(router, dependencies=KEYED if api_key else ())
+    app.state.accounts = accounts
+    app.state.sign_in = sign_in
+    app.include_router(router, dependencies=KEYED if api_key or accounts else ())
     app.include_router(open_router)
+    app.include_router(account_routes.router)
+    if sign_in is not None:
+        app.router.routes.extend(sign_in.routes)
     if console is not None:
         app.include_router(console_routes.router)
     site = site or simple()
@@ -70,7 +90,19 @@ def create_app(
     app.add_exception_handler(ClientGone, _on_gone)
     for kind in (ApiError, SwarmError, Exception):
         app.add_exception_handler(kind, _on_error)
-    return Observed(Guard(BodyLimit(app, body_limit), api_key, site.paths), metrics)
+    guarded: ASGIApp = Guard(
+        BodyLimit(app, body_limit), api_key, site.paths, accounts, invites, sign_in.cookie if sign_in else VISIT
+    )
+    if origins:
+        # Credentials of the browser's own (cookies) are of no use to other origins.
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=ALLOWED_HEADERS,
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return Observed(guarded, metrics)
 
 
 def _add(site: Site, app: FastAPI) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import click
 
 from openai_api import site
+from openai_api.accounts import opening
+from openai_api.accounts.access import Accounts
+from openai_api.accounts.options import SigningIn, accounts_option, signing_in_options
 from openai_api.app import create_app
 from openai_api.console import Console
 from openai_api.gateway import Gateway
@@ -23,7 +27,7 @@ from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
 
 @click.command("swarm-gateway", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @join_option
-@click.option("--host", default="127.0.0.1", help="Address to listen on. Another one than loopback needs an API key.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. Another one than loopback needs a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any free port.")
 @click.option(
     "--api-key",
@@ -47,9 +51,18 @@ from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
     type=click.Path(exists=True),
     metavar="FILE",
     show_default=False,
-    help="Of a directory: lets whoever uses the page make join tokens.  [default: without an API key the one on this "
-    "machine, if any]",
+    help="Of a directory: lets whoever uses the page make join tokens.  [default: the one on this machine, if any, "
+    "for owners of accounts, and for everybody where there is no key and no account]",
 )
+@accounts_option
+@click.option(
+    "--allow-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    show_default=False,
+    help="A web page of somebody else that may use the gateway from browsers, such as https://app.example.org.",
+)
+@signing_in_options
 @private_option
 @verify_option
 @patience_option
@@ -62,10 +75,13 @@ def command(
     at_once: int,
     waiting: int,
     admin_key: str | None,
+    accounts: str | None,
+    allow_origin: tuple[str, ...],
     private: bool,
     verify: int,
     patience: float,
     verbose: bool,
+    **openid: Any,
 ) -> None:
     """Offer a swarm's models by the OpenAI API, with a chat page at /.
 
@@ -75,23 +91,48 @@ def command(
     log_to_stderr(verbose)
     with clear_errors(), stopping() as stop:
         key = (api_key or "").strip() or None
-        if key is None and not is_loopback(host):
+        signing_in = SigningIn(**openid)
+        provider, origins = opening.provider(signing_in), opening.origins_of(allow_origin)
+        members = opening.accounts_of(accounts, signing_in)
+        if key is None and not is_loopback(host) and not opening.can_get_in(members, signing_in):
             raise SwarmError(
-                f"without an API key the gateway listens on this machine only, not on {host}: "
-                "set SWARM_API_KEY, or pass --api-key",
+                f"without an API key the gateway listens on this machine only, not on {host}: make one with "
+                "'swarm key create NAME --owner', or set SWARM_API_KEY, or pass --api-key",
                 exit_code=2,
             )
         token = join.find(join_token)
         firewall.tell_once(host)
-        inviting = _admin_key(admin_key, key)
+        inviting = _admin_key(admin_key, key is None or members is not None)
+        invites = admin_key is not None or members is None
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
-            asyncio.run(_serve(client, listener, host, key, Room(at_once, waiting), stop, inviting, verify))
+            url = url_of(host, listener)
+            sign_in = opening.sign_in_of(provider, members, signing_in.url or url)
+            asyncio.run(
+                _serve(
+                    client,
+                    listener,
+                    url,
+                    stop,
+                    inviting,
+                    verify,
+                    members,
+                    api_key=key,
+                    room=Room(at_once, waiting),
+                    sign_in=sign_in,
+                    invites=invites,
+                    origins=origins,
+                )
+            )
 
 
-def _admin_key(given: str | None, api_key: str | None) -> AdminKey | None:
-    """What the page may make join tokens with. Holders of an API key are not thereby the swarm's administrators."""
-    if given is None and api_key is not None:
+def _admin_key(given: str | None, look: bool) -> AdminKey | None:
+    """What the page may make join tokens with. Holders of an API key are not thereby the swarm's administrators.
+
+    Args:
+        look: for the one on this machine, where none is given.
+    """
+    if given is None and not look:
         return None
     try:
         return find_key(given)
@@ -104,31 +145,36 @@ def _admin_key(given: str | None, api_key: str | None) -> AdminKey | None:
 async def _serve(
     client: AsyncSwarmClient,
     listener: socket.socket,
-    host: str,
-    key: str | None,
-    room: Room,
+    url: str,
     stop: Stop,
     admin_key: AdminKey | None,
     checks: int,
+    accounts: Accounts | None,
+    **options: Any,
 ) -> None:
+    """Args: options: as `create_app` takes them."""
     closing = asyncio.Event()
     async with client:
         gateway = Gateway(client, checks=checks)
         live = Console(client, admin_key)
-        app = create_app(gateway, api_key=key, closing=closing, room=room, site=site.load(), console=live)
+        app = create_app(gateway, closing=closing, site=site.load(), console=live, accounts=accounts, **options)
         server = HttpServer(
             app,
             lambda: stop.is_set() or client.expelled,
             closing,
-            on_ready=lambda: announce(f"ready: {url_of(host, listener)}"),
+            on_ready=lambda: announce(f"ready: {url}"),
         )
         stop.abrupt = False
         working = [asyncio.create_task(gateway.prefetch()), asyncio.create_task(live.watch())]
+        if accounts is not None:
+            working.append(asyncio.create_task(accounts.recorder.run()))
         try:
             await server.serve(sockets=[listener])
         finally:
             for task in working:
                 task.cancel()
+            if accounts is not None:
+                await accounts.close()
         if client.expelled:
             raise Expelled
 

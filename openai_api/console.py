@@ -108,8 +108,11 @@ class Console:
         found["local_only"] = all(is_loopback(address.rpartition(":")[0]) for address in addresses)
         return found
 
-    async def events(self, quiet: float = QUIET) -> AsyncGenerator[bytes, None]:
+    async def events(self, invites: bool = True, quiet: float = QUIET) -> AsyncGenerator[bytes, None]:
         """What has happened so far and the swarm as it is, then every change.
+
+        Args:
+            invites: whether the watcher may make join tokens.
 
         Raises:
             ApiError: too many are watching already.
@@ -121,7 +124,7 @@ class Console:
             state = self._state = await self.snapshot()
             seen = self._newest
             yield sse(list(self._past), "past")
-            yield sse(state, "swarm")
+            yield sse(seen_by(state, invites), "swarm")
             while True:
                 try:
                     async with asyncio.timeout(quiet), self._told:
@@ -132,7 +135,7 @@ class Console:
                 news, seen, state = [each for each in self._past if each["number"] > seen], self._newest, self._state
                 for each in news:
                     yield sse(each, "happened")
-                yield sse(state, "swarm")
+                yield sse(seen_by(state, invites), "swarm")
         finally:
             self._watchers -= 1
 
@@ -178,6 +181,11 @@ class Console:
         except DirectoryError as error:
             raise ApiError(503, f"No token could be made: {error}", code="no_directory") from error
         return {"token": token, "expires": self._clock() + min(seconds, LONGEST_INVITATION), "uses": uses}
+
+
+def seen_by(state: Json, invites: bool) -> Json:
+    """The swarm as it is shown to somebody who may make join tokens, or may not."""
+    return state if invites else {**state, "can_invite": False}
 
 
 def _issue(key: AdminKey, seconds: float, uses: int) -> str:

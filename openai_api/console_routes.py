@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from openai_api.attendance import EventStream, attended
-from openai_api.console import Console
+from openai_api.console import Console, seen_by
 from openai_api.errors import ApiError
 
 router = APIRouter(prefix="/api", include_in_schema=False)
@@ -33,14 +33,15 @@ def _console(request: Request) -> Console:
 
 @router.get("/swarm")
 async def swarm(request: Request) -> Response:
-    return JSONResponse(await _console(request).snapshot(), headers={"Cache-Control": "no-store"})
+    found = seen_by(await _console(request).snapshot(), request.state.caller.invites)
+    return JSONResponse(found, headers={"Cache-Control": "no-store"})
 
 
 @router.get("/events")
 async def events(request: Request) -> Response:
     """Server-sent events: `past` and `swarm` first, then `happened` and `swarm` with every change."""
     state = request.app.state
-    stream = _console(request).events()
+    stream = _console(request).events(request.state.caller.invites)
     try:
         first = await attended(anext(stream), request.receive, state.closing)
     except BaseException:
@@ -60,5 +61,10 @@ async def invite(body: Invitation, request: Request) -> Response:
     """A join token for further machines."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise ApiError(403, "Join tokens are made for this gateway's own page only.", code="cross_site")
+    if not request.state.caller.invites:
+        message = (
+            "You may make no join tokens here. Run 'swarm token create' where the directory runs, or ask an owner."
+        )
+        raise ApiError(403, message, code="no_admin_key")
     made = await _console(request).invite(body.expires, body.uses)
     return JSONResponse(made, headers={"Cache-Control": "no-store"})

@@ -14,11 +14,11 @@ Documented = dict[int | str, dict[str, Any]]
 
 STATUSES = {
     400: "Something is wrong with the request, or asks for what is not supported",
-    401: "The API key is missing or wrong",
-    403: "Without an API key only requests addressed to this machine are answered",
+    401: "The API key is missing, unknown, expired or revoked",
+    403: "The API key may not do this; without one, only requests addressed to this machine are answered",
     404: "There is no such model or path",
     413: "The body is too large",
-    429: "The gateway or the servers have no room; 'Retry-After' says when to come back",
+    429: "The gateway or the servers have no room, or the key's limit is reached; 'Retry-After' says when to come back",
     500: "The gateway failed; its log says more",
     502: "The swarm could not compute the answer",
     503: "No server holds some blocks of the model, or the gateway shuts down",

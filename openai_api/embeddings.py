@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from openai_api.accounts.usage import Work
 from openai_api.answer import Json
 from openai_api.engine import Engine
 from openai_api.schemas import Refusing, Text, TokenId
@@ -48,7 +49,7 @@ class EmbeddingRequest(Refusing):
         return [part for part in self.input if not isinstance(part, int)]
 
 
-async def embedded(engine: Engine, model: str, ids: Sequence[int], pooling: str) -> Floats:
+async def embedded(engine: Engine, model: str, ids: Sequence[int], pooling: str, work: Work) -> Floats:
     """The embedding of a text: `[hidden]`, of length one."""
     total: Floats | None = None
     last: Floats | None = None
@@ -57,6 +58,7 @@ async def embedded(engine: Engine, model: str, ids: Sequence[int], pooling: str)
             hidden = (await session.step(ids[start : start + PART], output="hidden")).astype(np.float32)
             total = hidden.sum(axis=0) if total is None else total + hidden.sum(axis=0)
             last = hidden[-1]
+        work.computed(session.route, len(ids))
     assert total is not None and last is not None
     return normalised(last if pooling == "last" else total / np.float32(len(ids)))
 

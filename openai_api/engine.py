@@ -24,6 +24,11 @@ class Session(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
+    @property
+    def route(self) -> Sequence[wire.Hop]:
+        """The servers that compute it now; none before its first use."""
+        ...
+
     async def step(self, input_ids: Sequence[int], output: Output = "logits") -> Array:
         """Append the tokens; `[tokens, vocab]` float32 logits, those of the token after each; or, with `hidden`, the
         `[tokens, hidden]` states after the last norm."""

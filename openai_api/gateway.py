@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from openai_api import embeddings
+from openai_api.accounts.access import Turn
 from openai_api.answer import Answer, Calling, Json, Output, Plan
 from openai_api.chat import ChatForm
 from openai_api.chat_schemas import ChatMessage, ChatRequest, Tool
@@ -129,7 +130,7 @@ class Gateway:
         output = output or Chunked(ChatForm(self._token_texts(model, tokenizer), request.alternatives >= 0))
         return self._answer(kind, request, model, tokenizer, output, [(ids, limit, None)], grammar, calling)
 
-    async def embeddings(self, request: EmbeddingRequest) -> Json:
+    async def embeddings(self, request: EmbeddingRequest, turn: Turn) -> Json:
         """Raises as `completion` does."""
         model = self.model(request.model)
         if not model.complete:
@@ -138,15 +139,16 @@ class Gateway:
         ids = [each if isinstance(each, list) else await self._encode(tokenizer, each) for each in request.inputs]
         for each in ids:
             new_tokens(0, 0, len(each), model, "input")
+        turn.prompt, pooling = sum(map(len, ids)), request.pooling or "mean"
         vectors = [
-            shortened(await embedded(self.engine, model.name, each, request.pooling or "mean"), request.dimensions)
+            shortened(await embedded(self.engine, model.name, each, pooling, turn.work), request.dimensions)
             for each in ids
         ]
-        return embeddings.body(model.name, vectors, request.encoding_format, sum(map(len, ids)))
+        return embeddings.body(model.name, vectors, request.encoding_format, turn.prompt)
 
     async def tokenize(self, request: TokenizeRequest) -> Json:
         """Raises as `completion` does."""
-        model, tokenizer = await self._meant(request.model)
+        model, tokenizer = await self._with_tokenizer(request.model)
         if request.messages is not None:
             ids = await self._template_ids(tokenizer, request.messages, request.tools or [])
         else:
@@ -162,13 +164,13 @@ class Gateway:
 
     async def detokenize(self, request: DetokenizeRequest) -> Json:
         """Raises as `completion` does."""
-        _, tokenizer = await self._meant(request.model)
+        _, tokenizer = await self._with_tokenizer(request.model)
         async with self._encoding:
             return {"prompt": await asyncio.to_thread(tokenizer.decode, request.tokens, False)}
 
     async def tokenizer_info(self, name: str | None) -> Json:
         """What vLLM's clients must know to make and cut prompts themselves. Raises as `completion` does."""
-        model, tokenizer = await self._meant(name)
+        model, tokenizer = await self._with_tokenizer(name)
         return {
             "model": model.name,
             "model_max_length": model.context_length,
@@ -176,14 +178,17 @@ class Gateway:
             "chat_template": tokenizer.chat_template or None,
         }
 
-    async def _meant(self, name: str | None) -> tuple[ServedModel, Tokenizer]:
-        """The named model, or the only one."""
+    def meant(self, name: str | None) -> ServedModel:
+        """The named model, or the only one. Raises: ApiError: there is no such model, or not only one."""
         models = self.models()
         if name is None and len(models) != 1:
             names = ", ".join(model.name for model in models) or "none yet"
             message = f"Missing required parameter: 'model'. This swarm serves {names}."
             raise invalid(message, "model", "missing_required_parameter")
-        model = models[0] if name is None else self.model(name)
+        return models[0] if name is None else self.model(name)
+
+    async def _with_tokenizer(self, name: str | None) -> tuple[ServedModel, Tokenizer]:
+        model = self.meant(name)
         return model, _needed(await self.engine.tokenizer(model.name), model)
 
     async def count(self, request: ChatRequest) -> int:

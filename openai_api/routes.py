@@ -12,6 +12,7 @@ from openai_api.answering import answered, placed
 from openai_api.chat_schemas import ChatRequest
 from openai_api.documents import MESSAGES_ERRORS, answers
 from openai_api.embeddings import EmbeddingRequest
+from openai_api.errors import model_not_found
 from openai_api.message_schemas import CountRequest, MessagesRequest
 from openai_api.messages import MessageOutput
 from openai_api.models import catalogue, described
@@ -36,23 +37,27 @@ async def list_models(request: Request, available: bool = False) -> Response:
     models = [described(model, gateway.started) for model in gateway.models()]
     if available:
         models += catalogue({model["id"] for model in models}, gateway.started)
+    models = [model for model in models if request.state.caller.allows(model["id"])]
     return JSONResponse({"object": "list", "data": models})
 
 
 @router.get("/v1/models/{model:path}", responses=answers(documents.ModelObject))
 async def retrieve_model(model: str, request: Request) -> Response:
-    gateway = request.app.state.gateway
-    return JSONResponse(described(gateway.model(model), gateway.started))
+    gateway, caller = request.app.state.gateway, request.state.caller
+    found = gateway.model(model)
+    if not caller.allows(found.name):
+        raise model_not_found(model, sorted(each.name for each in gateway.models() if caller.allows(each.name)))
+    return JSONResponse(described(found, gateway.started))
 
 
 @router.post("/v1/completions", responses=answers(documents.Completion, streamed=True))
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
-    return await answered(request, lambda: request.app.state.gateway.completion(body), bool(body.stream))
+    return await answered(request, body.model, lambda: request.app.state.gateway.completion(body), bool(body.stream))
 
 
 @router.post("/v1/chat/completions", responses=answers(documents.ChatCompletion, streamed=True))
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
-    return await answered(request, lambda: request.app.state.gateway.chat(body), bool(body.stream))
+    return await answered(request, body.model, lambda: request.app.state.gateway.chat(body), bool(body.stream))
 
 
 @router.post("/v1/responses", responses=answers(documents.ResponseObject, streamed=True))
@@ -61,6 +66,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     output, gateway = ResponseOutput(body), request.app.state.gateway
     return await answered(
         request,
+        body.model,
         lambda: gateway.chat(body.for_chat(), output, "resp_", "input"),
         bool(body.stream),
         output.failure,
@@ -70,25 +76,27 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
 @router.post("/v1/embeddings", responses=answers(documents.EmbeddingList))
 async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """Pooled hidden states of the last block, of length one."""
-    return JSONResponse(await placed(request, lambda: request.app.state.gateway.embeddings(body)))
+    return JSONResponse(
+        await placed(request, body.model, lambda turn: request.app.state.gateway.embeddings(body, turn))
+    )
 
 
 @router.post("/tokenize", responses=answers(documents.Tokens))
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The token ids of a text or a conversation."""
-    return JSONResponse(await placed(request, lambda: request.app.state.gateway.tokenize(body)))
+    return JSONResponse(await placed(request, body.model, lambda _: request.app.state.gateway.tokenize(body)))
 
 
 @router.post("/detokenize", responses=answers(documents.Detokenized))
 async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of token ids."""
-    return JSONResponse(await placed(request, lambda: request.app.state.gateway.detokenize(body)))
+    return JSONResponse(await placed(request, body.model, lambda _: request.app.state.gateway.detokenize(body)))
 
 
 @router.get("/tokenizer_info", responses=answers(documents.TokenizerInfo))
 async def tokenizer_info(request: Request, model: Name | None = None) -> Response:
     """Special tokens and the chat template; lm-eval and others make their prompts with them."""
-    return JSONResponse(await placed(request, lambda: request.app.state.gateway.tokenizer_info(model)))
+    return JSONResponse(await placed(request, model, lambda _: request.app.state.gateway.tokenizer_info(model)))
 
 
 @router.post(messages.PATH, responses={**MESSAGES_ERRORS, **answers(documents.MessageObject, streamed=True)})
@@ -96,14 +104,14 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Anthropic's API."""
     output, gateway = MessageOutput(), request.app.state.gateway
     return await answered(
-        request, lambda: gateway.chat(body.as_chat(), output, "msg_"), bool(body.stream), output.failure
+        request, body.model, lambda: gateway.chat(body.as_chat(), output, "msg_"), bool(body.stream), output.failure
     )
 
 
 @router.post(f"{messages.PATH}/count_tokens", responses={**MESSAGES_ERRORS, **answers(documents.TokenCount)})
 async def count_tokens(body: CountRequest, request: Request) -> Response:
     gateway = request.app.state.gateway
-    count = await placed(request, lambda: gateway.count(body.for_chat()))
+    count = await placed(request, body.model, lambda _: gateway.count(body.for_chat()))
     return JSONResponse({"input_tokens": count})
 
 
@@ -111,7 +119,7 @@ async def count_tokens(body: CountRequest, request: Request) -> Response:
 async def health(request: Request) -> Response:
     """Status 200 while the gateway lives; the body says which models can be used."""
     models = request.app.state.gateway.models()
-    if not request.state.trusted:
+    if request.state.caller is None:
         return JSONResponse({"status": "ok"})
     coverage = [_coverage(model) for model in models]
     return JSONResponse({"status": "ok", "complete": any(model.complete for model in models), "models": coverage})

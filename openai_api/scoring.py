@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from openai_api.accounts.usage import Work
 from openai_api.choice import Entry
 from openai_api.engine import Engine
 from swarm.tokenizer import Tokenizer
@@ -15,12 +16,15 @@ from swarm.tokenizer import Tokenizer
 PART = 64  # tokens whose logits are held at a time: 50 MB for a vocabulary of 200,000
 
 
-async def scored(engine: Engine, model: str, ids: Sequence[int], top: int, offsets: Sequence[int]) -> list[Entry]:
+async def scored(
+    engine: Engine, model: str, ids: Sequence[int], top: int, offsets: Sequence[int], work: Work
+) -> list[Entry]:
     """The tokens of a prompt with their log-probabilities under the model.
 
     Args:
         top: how many of the likeliest tokens to report in each place.
         offsets: as `offsets_of` gives them.
+        work: is told what the swarm computes for it.
     """
     entries = [Entry(ids[0], offsets[0], None, ())]
     async with engine.session(model, len(ids)) as session:
@@ -28,6 +32,7 @@ async def scored(engine: Engine, model: str, ids: Sequence[int], top: int, offse
             # The logits of one position say how likely the next token is.
             part, following = ids[start : start + PART], ids[start + 1 : start + PART + 1]
             logits = await session.step(part)
+            work.computed(session.route, len(part))
             found = await asyncio.to_thread(logprobs_of, logits[: len(following)], following, top)
             entries += [
                 Entry(token, offset, logprob, best)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from routing import wire
@@ -25,6 +22,7 @@ from routing.security import TOKEN_PREFIX, AdminKey, Identity, JoinToken, short_
 from swarm import home
 from swarm.errors import SwarmError
 from swarm.process import clear_errors
+from swarm.tables import ago, day, show
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,12 +116,12 @@ def list_tokens(admin_key: str | None, as_json: bool) -> None:
                 Text(entry["state"], COLOURS[entry["state"]]),
                 "directories" if entry["role"] == "directory" else "peers",
                 f"{entry['used']} of {entry['uses']}" if entry["uses"] else str(entry["used"]),
-                _day(entry["created"]),
-                _day(entry["expires"]) or "never",
+                day(entry["created"]),
+                day(entry["expires"]) or "never",
             )
             for entry in entries
         ]
-        _print(("token", "state", "admits", "used", "created", "expires"), rows)
+        show(("token", "state", "admits", "used", "created", "expires"), rows)
 
 
 @token.command()
@@ -164,13 +162,13 @@ def peers(admin_key: str | None, as_json: bool) -> None:
                 entry["name"],
                 entry["id"],
                 entry["role"],
-                "see swarm status" if entry["role"] == "directory" else _ago(entry["seen"], now),
-                _day(entry["enrolled"]),
+                "see swarm status" if entry["role"] == "directory" else ago(entry["seen"], now),
+                day(entry["enrolled"]),
                 entry["token"],
             )
             for entry in entries
         ]
-        _print(("name", "id", "role", "last seen", "enrolled", "token"), rows)
+        show(("name", "id", "role", "last seen", "enrolled", "token"), rows)
 
 
 @click.command()
@@ -258,26 +256,3 @@ def _peer_entries(records: Records) -> list[dict[str, Any]]:
 
     members = [entry(member, member.role, member.enrolled) for member in records.roster.members.values()]
     return [*members, *(entry(site, "directory", None) for site in records.roster.sites.values())]
-
-
-def _print(titles: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in titles:
-        table.add_column(title, no_wrap=True)
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def _day(date: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(date)) if date else ""
-
-
-def _ago(date: float | None, now: float) -> str:
-    if date is None:
-        return "not since this directory started"
-    seconds = now - date
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return "now" if seconds < 20 else f"{seconds:.0f} s ago"

@@ -115,6 +115,11 @@ class AsyncClientSession:
         self._session.close()
 
     @property
+    def route(self) -> tuple[wire.Hop, ...]:
+        """The servers that compute the session now, and their blocks; empty before its first use."""
+        return self._session.route
+
+    @property
     def ids(self) -> list[int]:
         return self._session.ids
 

@@ -23,6 +23,7 @@ from swarm import serve as serving
 from swarm.catalogue import CATALOGUE, DEFAULT
 from swarm.client import SwarmClient
 from swarm.doctor import doctor
+from swarm.extensions import Extensible
 from swarm.process import announce, clear_errors, log_to_stderr, stopping
 
 P = ParamSpec("P")
@@ -124,7 +125,7 @@ def talking(new_tokens: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return add
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Extensible, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="swarm")
 def cli() -> None:
     """Run a language model that is too large for one machine across several."""

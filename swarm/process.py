@@ -96,8 +96,9 @@ def log_to_stderr(verbose: bool) -> None:
     handler.setFormatter(Printable("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(Sparing())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
-    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "urllib3", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    chatty = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "urllib3", "asyncio")
+    for name in (*chatty, "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def announce(line: str) -> None:

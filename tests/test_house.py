@@ -51,7 +51,7 @@ def test_packages_import_only_what_the_design_lets_them() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("group", ["console_scripts", "swarm.backends"])
+@pytest.mark.parametrize("group", ["console_scripts", "swarm.commands", "swarm.backends"])
 def test_every_entry_point_leads_to_code(group: str) -> None:
     for line in listed(setup()["options.entry_points"][group]):
         module, _, function = line.partition("=")[2].strip().partition(":")

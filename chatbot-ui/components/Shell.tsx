@@ -1,15 +1,17 @@
 "use client";
 
 import { Menu } from "lucide-react";
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState, type ComponentType } from "react";
 import { later } from "@/lib/later";
 import { useModal } from "@/lib/modal";
-import { fresh, refreshModels, start, useApp, type View } from "@/lib/state";
+import { fresh, refreshModels, start, useApp, VIEWS, type View } from "@/lib/state";
 import { Conversation } from "./Conversation";
 import { Sidebar } from "./Sidebar";
 import { Unlock } from "./Unlock";
 
-const useConsole = later(() => import("./console/Console"));
+const Console = shown(later(() => import("./console/Console").then(({ Console }) => ({ View: Console }))));
+const Keys = shown(later(() => import("./accounts/Keys").then(({ Keys }) => ({ View: Keys }))));
+const Usage = shown(later(() => import("./accounts/Usage").then(({ Usage }) => ({ View: Usage }))));
 
 /** The whole page: conversations at the side, beside them the chat or the swarm. */
 export function Shell() {
@@ -38,7 +40,9 @@ export function Shell() {
         <button className="icon narrow menu" aria-label="Conversations" onClick={() => setDrawer(true)}>
           <Menu aria-hidden />
         </button>
-        {ready && view === "swarm" && <Swarm />}
+        {ready && view === "swarm" && <Console />}
+        {ready && view === "keys" && <Keys />}
+        {ready && view === "usage" && <Usage />}
         {ready &&
           open.map((id) => (
             <Conversation key={id} id={id} shown={view === "chat" && id === current} />
@@ -49,9 +53,12 @@ export function Shell() {
   );
 }
 
-function Swarm() {
-  const part = useConsole();
-  return part ? <part.Console /> : <p className="quiet centred">Loading the map.</p>;
+/** A view of the page that is fetched when it is looked at first. */
+function shown(usePart: () => { View: ComponentType } | undefined): ComponentType {
+  return function Shown() {
+    const part = usePart();
+    return part ? <part.View /> : <p className="quiet centred">Loading.</p>;
+  };
 }
 
 /** The side on a narrow screen, over the rest. */
@@ -94,8 +101,8 @@ function useAddress() {
   const view = useApp((state) => state.view);
   useEffect(() => {
     const read = () => {
-      const view: View | undefined = { "": "chat" as const, "#swarm": "swarm" as const }[location.hash];
-      if (view) useApp.setState({ view });
+      const view = (location.hash.slice(1) || "chat") as View;
+      if (VIEWS.includes(view)) useApp.setState({ view });
     };
     read();
     window.addEventListener("hashchange", read);
@@ -107,7 +114,7 @@ function useAddress() {
       first.current = false;
       return;
     }
-    const wanted = view === "swarm" ? "#swarm" : "#";
+    const wanted = view === "chat" ? "#" : `#${view}`;
     if ((location.hash || "#") !== wanted) history.pushState(null, "", wanted);
   }, [view]);
 }

@@ -1,13 +1,21 @@
 "use client";
 
-import { Check, MessageSquare, Network, Pencil, Plus, Search, Settings2, Trash2, X } from "lucide-react";
+import { ChartColumn, Check, KeyRound, MessageSquare, Network, Pencil, Plus, Search, Settings2, Trash2, X } from "lucide-react";
+import type { LucideIcon } from "lucide-react";
 import { useDeferredValue, useEffect, useState } from "react";
 import { containing } from "@/lib/library";
-import { fresh, remove, rename, show, useApp } from "@/lib/state";
+import { fresh, remove, rename, show, useApp, type View } from "@/lib/state";
 import type { Head } from "@/lib/types";
 import { when } from "@/lib/words";
 import { Dialog } from "./Dialog";
 import { PageSettings } from "./PageSettings";
+
+const PLACES: [View, string, LucideIcon][] = [
+  ["chat", "Chat", MessageSquare],
+  ["swarm", "Swarm", Network],
+  ["keys", "API keys", KeyRound],
+  ["usage", "Usage", ChartColumn],
+];
 
 /** The conversations of this device, and the way to the swarm. `done` is called when something was chosen. */
 export function Sidebar({ done }: { done?: () => void }) {
@@ -31,20 +39,16 @@ export function Sidebar({ done }: { done?: () => void }) {
         )}
       </div>
       <nav aria-label="Views">
-        <button
-          className="row"
-          aria-current={view === "chat" ? "page" : undefined}
-          onClick={() => (useApp.setState({ view: "chat" }), done?.())}
-        >
-          <MessageSquare aria-hidden /> Chat
-        </button>
-        <button
-          className="row"
-          aria-current={view === "swarm" ? "page" : undefined}
-          onClick={() => (useApp.setState({ view: "swarm" }), done?.())}
-        >
-          <Network aria-hidden /> Swarm
-        </button>
+        {PLACES.map(([place, words, Picture]) => (
+          <button
+            key={place}
+            className="row"
+            aria-current={view === place ? "page" : undefined}
+            onClick={() => (useApp.setState({ view: place }), done?.())}
+          >
+            <Picture aria-hidden /> {words}
+          </button>
+        ))}
       </nav>
       <button className="row new" title="Ctrl+Shift+O" onClick={() => (fresh(), done?.())}>
         <Plus aria-hidden /> New chat

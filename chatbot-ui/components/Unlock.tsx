@@ -1,6 +1,7 @@
 "use client";
 
-import { useState } from "react";
+import { useEffect, useState } from "react";
+import { readAccount } from "@/lib/accounts";
 import { apiKey } from "@/lib/gateway";
 import { useModal } from "@/lib/modal";
 import { refreshModels, useApp } from "@/lib/state";
@@ -10,6 +11,13 @@ export function Unlock() {
   const dialog = useModal();
   const [key, setKey] = useState("");
   const wrong = typeof window !== "undefined" && !!apiKey.get();
+  const [signIn, setSignIn] = useState("");
+  useEffect(() => {
+    readAccount().then(
+      (account) => setSignIn(account.sign_in ?? ""),
+      () => setSignIn(""),
+    );
+  }, []);
   const use = () => {
     apiKey.set(key.trim());
     useApp.setState({ locked: false });
@@ -32,6 +40,12 @@ export function Unlock() {
           <input type="password" autoComplete="off" required value={key} onChange={(event) => setKey(event.target.value)} />
         </label>
         <div className="actions">
+          {signIn && (
+            // A key that was given before would count instead of whoever signs in.
+            <a className="button" href={signIn} onClick={() => apiKey.set("")}>
+              Sign in instead
+            </a>
+          )}
           <button className="main" type="submit">
             Use key
           </button>

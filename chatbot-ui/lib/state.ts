@@ -5,7 +5,8 @@ import { prepare } from "./vault";
 import type { Body, ChatSettings, Head } from "./types";
 import { NEW_SETTINGS } from "./types";
 
-export type View = "chat" | "swarm";
+export const VIEWS = ["chat", "swarm", "keys", "usage"] as const;
+export type View = (typeof VIEWS)[number];
 
 interface State {
   /** What the gateway says of the models; `problem` while it cannot be asked, `locked` while it wants a key. */

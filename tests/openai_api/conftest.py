@@ -19,10 +19,14 @@ LIMIT = 60.0  # s, for what takes a moment
 
 
 @contextmanager
-def serving(engine: Any, checks: int = 0, **options: Any) -> Iterator[str]:
-    """The gateway over real HTTP, in a thread; gives its URL."""
+def serving(
+    engine: Any, options_for: Callable[[str], dict[str, Any]] | None = None, checks: int = 0, **options: Any
+) -> Iterator[str]:
+    """The gateway over real HTTP, in a thread; gives its URL. `options_for`: further options, by that URL."""
     stop, ready = threading.Event(), threading.Event()
     listener = listen("127.0.0.1", 0)
+    if options_for is not None:
+        options |= options_for(url_of("127.0.0.1", listener))
 
     async def serve() -> None:
         closing = asyncio.Event()

@@ -165,6 +165,8 @@ class WholeSession:
         self._model = model
         self._cache = DynamicCache()
 
+    route = ()  # nobody else computes it
+
     async def __aenter__(self) -> Self:
         return self
 

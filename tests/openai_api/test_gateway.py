@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from openai_api.accounts.usage import Work
 from openai_api.gateway import Gateway
 from openai_api.scoring import PART, logprobs_of, scored
+from routing import wire
 from swarm import ServedModel, SwarmError
 from swarm.sampling import Sampling, pick
 
@@ -64,6 +66,8 @@ def test_a_prompts_log_probabilities_are_those_of_sampling(
 class Steps:
     """A session in which the next token is the last one plus 1 for certain, on a vocabulary of 1000."""
 
+    route = (wire.Hop("server", (), 0, 30),)
+
     def __init__(self) -> None:
         self.lengths: list[int] = []
         self.open = False
@@ -86,12 +90,13 @@ class Steps:
 def test_a_prompt_is_scored_in_parts(length: int) -> None:
     session = Steps()
     engine: Any = SimpleNamespace(session=lambda model, max_length: session)
-    ids = tuple(range(length))
-    entries = asyncio.run(scored(engine, "m", ids, 1, ids))
+    ids, work = tuple(range(length)), Work()
+    entries = asyncio.run(scored(engine, "m", ids, 1, ids, work))
     assert [entry.token for entry in entries] == list(ids)
     assert [entry.offset for entry in entries] == list(ids)
     assert entries[0].logprob is None
     assert [entry.logprob for entry in entries[1:]] == pytest.approx([0.0] * (length - 1))
     assert [entry.top[0][0] for entry in entries[1:]] == list(ids[1:])
+    assert sum(work.by_server.values()) == 30 * sum(session.lengths) and work.generated == 0
     assert max(session.lengths, default=0) <= PART
     assert not session.open

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -97,7 +98,7 @@ def open_page(browser: playwright.Browser) -> Iterator[OpenPage]:
     said: list[str] = []
     contexts = []
 
-    def open_page(url: str, expected: tuple[str, ...] = (), **options: object) -> playwright.Page:
+    def open_page(url: str, elsewhere: str = "", expected: tuple[str, ...] = (), **options: object) -> playwright.Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
         context.set_default_timeout(60_000)
@@ -106,7 +107,7 @@ def open_page(browser: playwright.Browser) -> Iterator[OpenPage]:
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on(
             "request",
-            lambda request: said.append(f"asked {request.url}") if not _own(request.url, url) else None,
+            lambda request: said.append(f"asked {request.url}") if not _own(request.url, url, elsewhere) else None,
         )
         page.goto(url)
         page.locator("textarea").first.wait_for()
@@ -124,8 +125,10 @@ def _matters(message: playwright.ConsoleMessage, expected: tuple[str, ...]) -> b
     return message.type in ("error", "warning") and not noted
 
 
-def _own(asked: str, url: str) -> bool:
-    return asked.startswith((f"{url}/", "data:", "blob:"))
+def _own(asked: str, url: str, elsewhere: str) -> bool:
+    """`elsewhere`: another host that the page may lead to."""
+    others = (f"{elsewhere}/",) if elsewhere else ()
+    return asked.startswith((f"{urljoin(url, '/')}", "data:", "blob:", *others))
 
 
 @pytest.fixture

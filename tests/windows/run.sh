@@ -22,6 +22,7 @@ subset=(
     tests/swarm/test_sampling.py
     tests/swarm/test_scheduler.py
     tests/swarm/test_tokenizer.py
+    tests/windows/test_accounts.py
     tests/windows/test_started.py
     tests/windows/test_swarm_windows.py
     tests/windows/test_windows_only.py

@@ -1,8 +1,8 @@
 "use client";
 
-import { useId, useState } from "react";
+import { useState } from "react";
 import { invite, type Swarm } from "@/lib/swarm";
-import { CopyButton } from "../CopyButton";
+import { Command } from "../Command";
 import { Dialog } from "../Dialog";
 
 const SYSTEMS = ["Windows", "Linux", "macOS"] as const;
@@ -131,19 +131,4 @@ function commandFor(system: System, model: string, token: string): string {
     ].join("\n");
   }
   return ["python3 bootstrap.py install", `export SWARM_JOIN='${token}'`, `.venv/bin/swarm-server ${model}`].join("\n");
-}
-
-function Command({ text, name, disabled }: { text: string; name: string; disabled?: boolean }) {
-  const id = useId();
-  return (
-    <figure className="code command">
-      <figcaption id={id}>
-        <span>{name}</span>
-        <CopyButton text={text} title="Copy" disabled={disabled} />
-      </figcaption>
-      <pre tabIndex={0} role="group" aria-labelledby={id}>
-        <code>{text}</code>
-      </pre>
-    </figure>
-  );
 }

@@ -1,0 +1,51 @@
+"""Commands of `swarm` that other packages bring: entry points of the group `swarm.commands`, loaded when used."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+import click
+
+GROUP = "swarm.commands"
+
+# These are there also where the distribution is not installed (running from a source tree).
+_ACCOUNTS = "openai_api.accounts.commands"
+_BUILT_IN = {name: f"{_ACCOUNTS}:{name}" for name in ("key", "member", "usage")}
+
+
+def _found() -> dict[str, EntryPoint]:
+    built_in = {name: EntryPoint(name, place, GROUP) for name, place in _BUILT_IN.items()}
+    return built_in | {point.name: point for point in entry_points(group=GROUP)}
+
+
+class Extensible(click.Group):
+    """A group to which other packages add commands; its own win."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_found()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if own := super().get_command(ctx, cmd_name):
+            return own
+        point = _found().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            return cast(click.Command, point.load())
+        except ImportError as error:
+            return _missing(cmd_name, point, error)
+
+
+def _missing(name: str, point: EntryPoint, error: ImportError) -> click.Command:
+    """Stands for a command that cannot be loaded, and says so when it is used."""
+
+    @click.command(name, short_help="Cannot be used here.", context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        raise click.ClickException(
+            f"'swarm {name}' comes from {point.module}, which cannot be loaded ({error}): install layerswarm again, "
+            "wholly: python -m pip install --force-reinstall layerswarm"
+        )
+
+    return command
