@@ -12,8 +12,8 @@ GROUP = "swarm.backends"
 DEFAULT = "transformers"
 
 # These are there also where the distribution is not installed (running from a source tree).
-_BUILT_IN = {DEFAULT: "backends.huggingface", "petals": "backends.upstream"}
-_EXTRAS = {"llama_cpp": "llama-cpp", "onnx": "onnx"}
+_BUILT_IN = {DEFAULT: "backends.huggingface", "llama_cpp": "backends.llamacpp", "petals": "backends.upstream"}
+_EXTRAS = {"onnx": "onnx"}
 
 
 def _found() -> dict[str, EntryPoint]:

@@ -60,12 +60,22 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to load a span. `progress(done, total)` is called in bytes read."""
+    """How to load a span.
+
+    Attributes:
+        kv_dtype: what keys and values are kept as; `auto`: as the backend has them otherwise.
+        kv_tokens: room for so many tokens of KV cache, for a backend that sets it aside when it loads.
+        cache: folder for files that a backend makes of a model once; None: they are made anew each time.
+        progress: called with bytes read so far, and in all.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
     quantize: str | None = None
     threads: int | None = None
+    kv_dtype: str = "auto"
+    kv_tokens: int | None = None
+    cache: Path | None = None
     progress: Callable[[int, int], None] | None = None
 
 
