@@ -19,12 +19,14 @@ class Architecture:
         marks: the graph marks the input of every block, so that it can be asked for without a callback.
         pattern: every so many blocks one attends to everything, the others to a window; a list in the file says so.
         scaled: the graph multiplies whatever it is given by the square root of the width, hidden states too.
+        headed: a file of it must hold a head, used or not.
         by_count: numbers of blocks at which llama.cpp takes a model for another size and computes otherwise.
     """
 
     marks: bool = False
     pattern: int = 0
     scaled: bool = False
+    headed: bool = False
     by_count: frozenset[int] = frozenset()
 
 
@@ -33,7 +35,7 @@ KNOWN: dict[str, Architecture] = {
     "gemma3": Architecture(pattern=6, by_count=frozenset({62})),
     "granite": Architecture(),
     "llama": Architecture(marks=True),
-    "olmo2": Architecture(pattern=4),
+    "olmo2": Architecture(pattern=4, headed=True),
     "phi3": Architecture(),
     "qwen2": Architecture(),
     "qwen3": Architecture(marks=True),

@@ -2,8 +2,8 @@
 
 Blocks are renumbered from 0 and lists with an entry per block are cut. Embedding and head are there only where the
 span needs them; where llama.cpp wants a tensor all the same, the file has a hole in its place, which takes no room on
-the disk and is never read. So is the block behind the last one of a span that is not the tail: its input is the hidden
-states that are asked for.
+the disk and is never read. So has the block behind the last one of a span that is not the tail: its input is the hidden
+states that are asked for. (A block of zeros hands on what it is given, so it does no harm where it is computed.)
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Plan:
 def plan(source: Source, span: Span, wanted: Type | None) -> Plan:
     """What the file of this span holds, with its matrices as `wanted` (None: as they are stored)."""
     first, last = span.start == 0, span.end == source.blocks
+    behind = has_block_behind(source, span)
     real: list[Piece] = []
     holes: list[Piece] = []
 
@@ -81,12 +82,15 @@ def plan(source: Source, span: Span, wanted: Type | None) -> Plan:
         holes.append(Piece(EMBEDDING, embedding.shape, _least(embedding.shape[-1]), None))
     else:
         holes.append(Piece(EMBEDDING, (_NO_VOCABULARY, embedding.shape[-1]), Type.F16, None))
+    vocabulary = source.vocab_size if first or last else _NO_VOCABULARY
     if last:
         add(NORM, norm)
         if not source.tied:
             add(HEAD, source.tensors[HEAD])
     else:
         holes.append(Piece(NORM, norm.shape, Type.F32, None))
+        if architecture(source.architecture, source.blocks).headed:
+            holes.append(Piece(HEAD, (vocabulary, norm.shape[0]), _least(norm.shape[0]), None))
     for tensor in source.tensors.values():
         if tensor.block is None:
             if tensor.name not in (EMBEDDING, NORM, HEAD):
@@ -95,11 +99,30 @@ def plan(source: Source, span: Span, wanted: Type | None) -> Plan:
             if 0 in tensor.shape:
                 raise BackendError(f"{source.path}: the file with {tensor.name} is not there; download it")
             add(_renumbered(tensor.name, tensor.block - span.start), tensor)
-            if tensor.block == span.end - 1 and not last:
+            if tensor.block == span.end - 1 and behind:
                 like = real[-1]
                 holes.append(Piece(_renumbered(tensor.name, span.end - span.start), like.shape, like.type, None))
-    vocabulary = source.vocab_size if first or last else _NO_VOCABULARY
     return Plan(_metadata(source, span, vocabulary), real + holes)
+
+
+def has_block_behind(source: Source, span: Span) -> bool:
+    """Whether the span's file holds a block of zeros behind its own."""
+    if span.end < source.blocks:
+        return True
+    windows = _windows(source)  # llama.cpp wants at least one where there can be one
+    return windows is not None and not any(windows[span.start : span.end])
+
+
+def _windows(source: Source) -> list[bool] | None:
+    """Which blocks attend to a window only; None: none does, and the file need not say so."""
+    period = architecture(source.architecture, source.blocks).pattern
+    given = source.metadata.get(f"{source.architecture}.attention.sliding_window_pattern")
+    if not period or not source.number("attention.sliding_window", 0):
+        return None
+    if given is not None and isinstance(given.value, list):
+        return list(map(bool, given.value))
+    period = int(given.value) if given else period
+    return [block % period < period - 1 for block in range(source.blocks)]
 
 
 def _least(width: int) -> Type:
@@ -112,20 +135,15 @@ def _renumbered(name: str, block: int) -> str:
 
 def _metadata(source: Source, span: Span, vocabulary: int) -> dict[str, Value]:
     name = source.architecture
-    rules = architecture(name, source.blocks)
-    blocks = list(range(span.start, span.end))
-    if span.end < source.blocks:
-        blocks.append(span.end - 1)  # the one that is never computed
+    behind = has_block_behind(source, span)
+    blocks = [*range(span.start, span.end), *([span.end - 1] if behind else [])]
     found = {key: value for key, value in source.metadata.items() if key.startswith(f"{name}.")}
-    pattern = f"{name}.attention.sliding_window_pattern"
-    given = found.get(pattern)
-    if rules.pattern and (given is None or not isinstance(given.value, list)):
-        period = int(given.value) if given else rules.pattern
-        windows = [block % period < period - 1 for block in range(source.blocks)]
-        found[pattern] = Value(windows, GGUFValueType.ARRAY, GGUFValueType.BOOL)
     for key, value in found.items():
         if isinstance(value.value, list) and len(value.value) == source.blocks and not key.endswith("sections"):
             found[key] = Value([value.value[block] for block in blocks], value.type, value.items)
+    if (windows := _windows(source)) is not None:
+        own = windows[span.start : span.end] + [True] * behind
+        found[f"{name}.attention.sliding_window_pattern"] = Value(own, GGUFValueType.ARRAY, GGUFValueType.BOOL)
     if span.start > 0:
         found.pop(f"{name}.embedding_scale", None)  # hidden states are scaled already
     found[f"{name}.block_count"] = Value(len(blocks), GGUFValueType.UINT32)

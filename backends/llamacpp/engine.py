@@ -16,6 +16,7 @@ BATCH = 512  # tokens computed at once
 OUTPUTS = 64  # of which logits are given at once: llama.cpp makes room for them in advance
 SEQUENCES = 64  # sessions that are kept apart; each may want an output at once
 _NO_SLOT = 1
+FLASH = 4  # place of the kind of attention among the kinds of parameters
 TYPES = {"float32": 0, "float16": 1, "q8_0": 8}  # of KV caches, by their number in ggml
 
 
@@ -85,6 +86,8 @@ class Engine:
         params.kv_unified = True
         params.type_k = params.type_v = TYPES[kv]
         params.offload_kqv = offload
+        if kv == "float32":
+            params.kinds[FLASH] = 0  # on CPUs flash attention rounds to 16 bits whatever it is given
         self._callback = layouts.EvalCallback(self._on_node)
         if not marked:
             params.cb_eval = ctypes.cast(self._callback, ctypes.c_void_p)
@@ -114,8 +117,9 @@ class Engine:
         Args:
             inputs: `[tokens]` int32 ids, or `[tokens, width]` float32 hidden states.
             positions, ids: of each token, its place and its sequence.
-            wanted: `[tokens]` flags, at most `OUTPUTS` set: of which tokens logits (or, if `hidden`, hidden states after
-                the final norm) are given. Without a head all tokens' hidden states are.
+            wanted: `[tokens]` flags, at most `OUTPUTS` set: of which tokens logits are given. In a span that is not the
+                tail, all tokens' hidden states are.
+            hidden: hidden states after the final norm instead of logits; at most `OUTPUTS` tokens.
 
         Raises:
             MemoryError: the KV cache has no room; nothing has changed.
@@ -142,24 +146,25 @@ class Engine:
             raise MemoryError(f"the KV cache has no room for {n} more tokens")
         if status != 0:
             raise RuntimeError(f"llama.cpp could not compute a batch ({status}): {last_error()}")
-        return self._result(n, int(self._wanted[:n].sum()), hidden)
+        return self._result(n, hidden)
 
-    def _result(self, tokens: int, outputs: int, hidden: bool) -> Array:
+    def _result(self, tokens: int, hidden: bool) -> Array:
         if self.leave is not None:
             if not self._marked:
                 assert self._taken is not None, "the graph has no such node"
                 return self._taken
             return self._copy(self._library.get_layer_input(self._handle, self._layer), tokens, self.width)
-        width = self.width if hidden else self._vocabulary
-        if not outputs:
-            return np.empty((0, width), np.float32)
-        get = self._library.llama_get_embeddings if hidden else self._library.llama_get_logits
-        return self._copy(get(self._handle), outputs, width)
+        if hidden:  # llama.cpp then gives all
+            final = self._copy(self._library.llama_get_embeddings(self._handle), tokens, self.width)
+            return final[self._wanted[:tokens] != 0]
+        outputs = int(self._wanted[:tokens].sum())
+        return self._copy(self._library.llama_get_logits(self._handle), outputs, self._vocabulary)
 
     @staticmethod
     def _copy(address: int, rows: int, width: int) -> Array:
         array = np.empty((rows, width), np.float32)
-        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+        if rows:
+            ctypes.memmove(array.ctypes.data, address, array.nbytes)
         return array
 
     def _on_node(self, node: int, asked: bool, _: Any) -> bool:
@@ -191,12 +196,12 @@ def _output(block: int | None) -> bytes:
     return b"" if block is None else b"l_out-%d" % (block - 1)
 
 
-def chunks(lengths: Sequence[int], outputs: Sequence[int]) -> list[tuple[int, int]]:
-    """Parts of packed rows, as ranges of tokens, that llama.cpp takes at once."""
+def chunks(lengths: Sequence[int], outputs: Sequence[int], most: int = BATCH) -> list[tuple[int, int]]:
+    """Parts of packed rows, as ranges of at most `most` tokens, that llama.cpp takes at once."""
     wanted = np.concatenate([np.arange(n) >= n - o for n, o in zip(lengths, outputs, strict=True)])
     parts, start, count = [], 0, 0
     for at, flag in enumerate(wanted):
-        if at - start >= BATCH or (flag and count >= OUTPUTS):
+        if at - start >= most or (flag and count >= OUTPUTS):
             parts.append((start, at))
             start, count = at, 0
         count += int(flag)

@@ -180,7 +180,7 @@ def library() -> Library:
 
 def last_error() -> str:
     """What llama.cpp last complained of, for a message."""
-    return _complaints[-1] if _complaints else "it gave no reason"
+    return "; ".join(_complaints[-2:]) or "it gave no reason"
 
 
 _complaints: list[str] = []

@@ -51,7 +51,7 @@ def load(path: Path, span: Span, options: Options) -> LlamaStage:
     folder = options.cache or Path(str(scratch and scratch.name))
     progress = options.progress or (lambda done, total: None)
     file, content = cut.cut(source, span, wanted, folder, lib, threads, progress)
-    count = span.end - span.start + (span.end < source.blocks)
+    count = span.end - span.start + cut.has_block_behind(source, span)
     model = Model(lib, str(file), handle, count + (span.end == source.blocks))
     stage = LlamaStage(source, span, model, content.weights, device, handle, threads, kv, options)
     stage.scratch = scratch
@@ -192,20 +192,19 @@ class LlamaStage:
             inputs = inputs.astype(np.float32, copy=False)
             if self._scale != 1.0 and engine.enter is None:
                 inputs = inputs / np.float32(self._scale)
-        hidden = batch.output == "hidden"
+        hidden = tail and batch.output == "hidden"
         if len(batch.rows) == 1 and batch.rows[0].length <= OUTPUTS:
             row = batch.rows[0]
             positions = np.arange(row.position, row.position + row.length, dtype=np.int32)
             wanted = (np.arange(row.length) >= row.length - row.outputs) & tail
             return engine.run(inputs, positions, np.int32(sessions[0].sequence), wanted, hidden)
         lengths = [row.length for row in batch.rows]
-        outputs = [row.outputs if tail else 0 for row in batch.rows]
+        outputs = [row.outputs * tail for row in batch.rows]
         positions = np.concatenate([np.arange(r.position, r.position + r.length, dtype=np.int32) for r in batch.rows])
         ids = np.repeat(np.array([session.sequence for session in sessions], np.int32), lengths)
         wanted = np.concatenate([np.arange(n) >= n - o for n, o in zip(lengths, outputs, strict=True)])
-        parts = [
-            engine.run(inputs[a:b], positions[a:b], ids[a:b], wanted[a:b], hidden) for a, b in chunks(lengths, outputs)
-        ]
+        cuts = chunks(lengths, outputs, OUTPUTS if hidden else BATCH)
+        parts = [engine.run(inputs[a:b], positions[a:b], ids[a:b], wanted[a:b], hidden) for a, b in cuts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _place(self, session: str) -> tuple[int, Span | None]:
