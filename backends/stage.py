@@ -129,8 +129,10 @@ class Stage(Protocol):
     span: Span
     device: str
     dtype: str  # of the hidden states that it returns
+    precision: str  # of the weights where `dtype` does not say it: `q4_0`; empty: as `dtype`, or as was asked for
     batched: bool  # False: forward() takes one row at a time
     kv_bytes_per_token: int  # for the whole span
+    kv_tokens: int  # the room of its KV cache; 0: it grows with what is computed
 
     def forward(self, batch: Batch) -> Array:
         """Run `batch.span` over the packed rows and extend each session's KV cache.
@@ -162,7 +164,7 @@ class Stage(Protocol):
 
 
 class Backend(Protocol):
-    """What an entry point of the group `swarm.backends` names: a module or an object with these two functions."""
+    """What an entry point of the group `swarm.backends` names: a module or an object with these functions."""
 
     def describe(self, model: Path) -> ModelInfo:
         """Read what is known of the model folder without its weights.
@@ -170,6 +172,10 @@ class Backend(Protocol):
         Raises:
             BackendError: no model there, or not one that this backend can run.
         """
+        ...
+
+    def refusal(self, model: Path, options: Options) -> str | None:
+        """Why `--backend auto` should not take this backend for the model; None: it computes as the options ask."""
         ...
 
     def load(self, model: Path, span: Span, options: Options) -> Stage:

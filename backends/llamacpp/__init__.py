@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from backends.stage import ModelInfo, Options, Span, Stage
+from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load"]
+__all__ = ["describe", "load", "refusal"]
 
 
 def describe(model: Path) -> ModelInfo:
@@ -24,6 +25,24 @@ def describe(model: Path) -> ModelInfo:
 
     library.find()
     return read(Path(model)).info()
+
+
+def refusal(model: Path, options: Options) -> str | None:
+    """Why it should not be taken by itself; see `backends.stage.Backend.refusal`."""
+    from backends.llamacpp import library, precision, stage
+    from backends.llamacpp.source import read
+
+    try:
+        library.find()
+        source = read(Path(model))
+        precision.wanted(source, options.dtype, options.quantize)
+        stage.kv_type(options.kv_dtype, source, options)
+        device, gpu = stage.find_device(library.library(), options.device)
+    except BackendError as error:
+        return str(error)
+    if options.device == "auto" and gpu is None and shutil.which("nvidia-smi"):
+        return f"this build of llama.cpp computes on the {device} only"
+    return None
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:
