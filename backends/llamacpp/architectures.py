@@ -48,8 +48,8 @@ def architecture(name: str, blocks: int) -> Architecture:
     known = KNOWN.get(name)
     if known is None:
         raise BackendError(
-            f"llama.cpp's architecture {name} was not looked at for what its blocks do by their number, so this backend "
-            f"does not cut it; it knows {', '.join(KNOWN)}. Take --backend transformers"
+            f"this backend does not cut models of llama.cpp's architecture {name}, because nobody has looked at what "
+            f"their blocks do by their number; it knows {', '.join(KNOWN)}. Take --backend transformers"
         )
     if blocks in known.by_count:
         raise BackendError(

@@ -176,17 +176,15 @@ def cut(
     except OSError as error:
         if error.errno in _FULL or getattr(error, "winerror", None) in (39, 112):
             raise BackendError(
-                f"the disk that holds {path} is full; {content.weights / 1e9:.1f} GB are needed for blocks {span}: free "
-                "some space, or set SWARM_HOME to a folder on another disk"
+                f"the disk that holds {path} is full. {content.weights / 1e9:.2f} GB are needed for blocks {span}: "
+                "free some space, or set SWARM_HOME to a folder on another disk."
             ) from error
         raise BackendError(f"{path} cannot be written: {error}") from error
     progress(content.read, content.read)
     return path, content
 
 
-def _write(
-    content: Plan, source: Source, path: Path, library: Library, threads: int, progress: Progress
-) -> None:
+def _write(content: Plan, source: Source, path: Path, library: Library, threads: int, progress: Progress) -> None:
     work = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
     writer = GGUFWriter(None, source.architecture)
     for key, value in content.metadata.items():

@@ -41,6 +41,7 @@ class Family:
         permuted: queries and keys are stored in the order of the other kind of RoPE.
         norm_offset: added to the weights of norms, which the family stores less one.
         scales: names of numbers in the configuration, by their keys in GGUF.
+        activation: the only one that llama.cpp computes.
         pattern: layer types of attention go into the file.
         refused: why a configuration cannot be run, or None.
     """
@@ -49,6 +50,7 @@ class Family:
     permuted: bool = False
     norm_offset: float = 0.0
     scales: Mapping[str, str] = field(default_factory=dict)
+    activation: str = "silu"
     pattern: bool = False
     refused: Callable[[Config], str | None] = lambda config: None
 
@@ -71,7 +73,9 @@ class Family:
                 return None
             found = known.get_name(_EXPERT.sub(".experts.", stored), try_suffixes=(".weight", ".bias"))
             if found is None:
-                raise BackendError(f"llama.cpp's {self.architecture} has no place for {stored}; take --backend transformers")
+                raise BackendError(
+                    f"llama.cpp's {self.architecture} has no place for {stored}; take --backend transformers"
+                )
             return str(found)
 
         return name
@@ -153,10 +157,12 @@ def find(config: Config, path: Path) -> Family:
         )
     reason = family.refused(config) or _rope_refused(config)
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
-    if activation not in _ACTIVATIONS[family.arch]:
+    if activation != family.activation:
         reason = reason or f"it has the activation {activation}"
     if reason:
-        raise BackendError(f"llama.cpp does not compute {path} as its makers meant it: {reason}; take --backend transformers")
+        raise BackendError(
+            f"llama.cpp does not compute {path} as its makers meant it: {reason}; take --backend transformers"
+        )
     return family
 
 
@@ -196,14 +202,20 @@ def _permuted(array: Array, heads: int) -> Array:
 
 def _window(config: Config) -> str | None:
     window = config.get("sliding_window")
+    kinds = config.get("layer_types")
     limit = config.get("max_position_embeddings") or 0
-    used = config.get("use_sliding_window", True) and window is not None and (not limit or window < limit)
-    return f"its attention has a window of {window} tokens, which llama.cpp leaves out" if used else None
+    used = "sliding_attention" in kinds if kinds else config.get("use_sliding_window", True)
+    if not used or window is None or (limit and window >= limit):
+        return None
+    return f"its attention has a window of {window} tokens, which llama.cpp leaves out"
 
 
 def _sparse(config: Config) -> str | None:
-    mixed = config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1
-    return "some of its blocks have no experts" if mixed else _window(config)
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        return "some of its blocks have no experts"
+    if not config.get("norm_topk_prob"):
+        return "the weights of its experts do not add up to 1 (norm_topk_prob)"
+    return _window(config)
 
 
 def _soft_capping(config: Config) -> str | None:
@@ -212,29 +224,14 @@ def _soft_capping(config: Config) -> str | None:
     return None if scale in (None, width) else f"it scales queries by {scale}, not by their width"
 
 
-_ACTIVATIONS = {
-    MODEL_ARCH.GEMMA2: {"gelu_pytorch_tanh"},
-    MODEL_ARCH.GEMMA3: {"gelu_pytorch_tanh"},
-    **dict.fromkeys(
-        (
-            MODEL_ARCH.LLAMA,
-            MODEL_ARCH.QWEN2,
-            MODEL_ARCH.QWEN3,
-            MODEL_ARCH.QWEN3MOE,
-            MODEL_ARCH.OLMO2,
-            MODEL_ARCH.PHI3,
-            MODEL_ARCH.GRANITE,
-        ),
-        {"silu"},
-    ),
-}
 _GEMMA = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
+_GELU = "gelu_pytorch_tanh"
 FAMILIES: dict[str, Family] = {
     "gemma2": Family(
-        MODEL_ARCH.GEMMA2, norm_offset=1.0, scales=_GEMMA, pattern=True, refused=_soft_capping
+        MODEL_ARCH.GEMMA2, norm_offset=1.0, scales=_GEMMA, activation=_GELU, pattern=True, refused=_soft_capping
     ),
     "gemma3_text": Family(
-        MODEL_ARCH.GEMMA3, norm_offset=1.0, scales=_GEMMA, pattern=True, refused=_soft_capping
+        MODEL_ARCH.GEMMA3, norm_offset=1.0, scales=_GEMMA, activation=_GELU, pattern=True, refused=_soft_capping
     ),
     "granite": Family(
         MODEL_ARCH.GRANITE,

@@ -48,7 +48,9 @@ def read(path: Path) -> Source:
     architectures = folder.config.get("architectures") or [family.architecture]
     return Source(
         path,
-        tuple(sorted({path / "config.json", *(path / shard for shard in set(folder.weight_map.values()))} & _there(path))),
+        tuple(
+            sorted({path / "config.json", *(path / shard for shard in set(folder.weight_map.values()))} & _there(path))
+        ),
         str(architectures[0]),
         family.architecture,
         int(folder.config["num_hidden_layers"]),

@@ -35,9 +35,13 @@ def inside(path: Path) -> Path | None:
         return file
     if any(path.glob("*.safetensors")):
         return None
-    files = [file for file in sorted(path.glob("*.gguf")) if not (part := _PART.search(file.name)) or part[1] == "00001"]
+    files = [
+        file for file in sorted(path.glob("*.gguf")) if not (part := _PART.search(file.name)) or part[1] == "00001"
+    ]
     if len(files) > 1:
-        raise BackendError(f"{path} holds {len(files)} GGUF models; give the file: {', '.join(f.name for f in files[:4])}")
+        raise BackendError(
+            f"{path} holds {len(files)} GGUF models; give the file: {', '.join(f.name for f in files[:4])}"
+        )
     return files[0] if files else None
 
 
@@ -53,9 +57,7 @@ def read(file: Path) -> Source:
     except (ValueError, OSError, IndexError) as error:
         raise BackendError(f"{file} is no GGUF file, or it is cut short ({error}); download it again") from error
     metadata = {
-        key: Value(
-            field.contents(), field.types[0], field.types[1] if field.types[0] == GGUFValueType.ARRAY else None
-        )
+        key: Value(field.contents(), field.types[0], field.types[1] if field.types[0] == GGUFValueType.ARRAY else None)
         for key, field in readers[0].fields.items()
         if not key.startswith(("GGUF.", "tokenizer.", "split."))
     }

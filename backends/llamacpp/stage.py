@@ -16,7 +16,7 @@ import psutil
 from backends import rows
 from backends.llamacpp import cut, precision
 from backends.llamacpp.architectures import architecture
-from backends.llamacpp.engine import OUTPUTS, SEQUENCES, BATCH, Engine, Model, chunks
+from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, Engine, Model, chunks
 from backends.llamacpp.library import Library, library
 from backends.llamacpp.source import Source, read
 from backends.stage import Array, BackendError, Batch, Memory, Options, Row, Span
@@ -126,7 +126,9 @@ class LlamaStage:
     ) -> None:
         self.model, self.span, self.device = source.info(), span, device
         self.dtype = options.dtype if options.dtype != "auto" else "float32"
-        self.precision = options.quantize or (options.dtype if source.dtype in _DTYPES and options.dtype != "auto" else source.dtype)
+        self.precision = options.quantize or (
+            options.dtype if source.dtype in _DTYPES and options.dtype != "auto" else source.dtype
+        )
         self.scratch: tempfile.TemporaryDirectory[str] | None = None
         self._loaded, self._handle, self._threads, self._kv = model, handle, threads, kv
         self._rules = architecture(source.architecture, source.blocks)
