@@ -4,7 +4,8 @@
     python -m benchmarks.llama serve 127.0.0.1:50052 --threads 1
 
 `generate` says `ready: ...`, then answers each line of JSON (`{"ids": [...], "tokens": 64}`) with another
-(`{"tokens": [...], "times": [...]}`, in seconds from the request). RPC needs a llama.cpp that was built with `-DGGML_RPC=ON`.
+(`{"tokens": [...], "times": [...]}`, in seconds from the request). RPC needs a llama.cpp that was built with
+`-DGGML_RPC=ON`.
 """
 
 from __future__ import annotations
