@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import cast
 
-from backends.stage import Backend, BackendError
+from backends.stage import Backend, BackendError, Options
 
 GROUP = "swarm.backends"
 DEFAULT = "transformers"
+AUTO = "auto"
+FASTEST_FIRST = ("llama_cpp", "onnx", DEFAULT)  # by benchmarks/peers.py and benchmarks/limit.py
 
 # These are there also where the distribution is not installed (running from a source tree).
-_BUILT_IN = {DEFAULT: "backends.huggingface", "petals": "backends.upstream"}
-_EXTRAS = {"llama_cpp": "llama-cpp", "onnx": "onnx"}
+_BUILT_IN = {DEFAULT: "backends.huggingface", "llama_cpp": "backends.llamacpp", "petals": "backends.upstream"}
+_EXTRAS = {"onnx": "onnx"}
 
 
 def _found() -> dict[str, EntryPoint]:
@@ -39,6 +42,24 @@ def find(name: str) -> Backend:
     except ImportError as error:
         raise BackendError(f"the backend {name} cannot start ({error}){_install(name)}") from error
     raise BackendError(f"there is no backend {name!r}; installed: {', '.join(names())}{_install(name)}")
+
+
+def fastest(model: Path, options: Options) -> tuple[str, dict[str, str]]:
+    """The fastest backend that computes the model as the options ask, and why not those that are faster.
+
+    Raises:
+        BackendError: none does; the text says why the default one does not.
+    """
+    reasons: dict[str, str] = {}
+    for name in FASTEST_FIRST:
+        try:
+            reason = find(name).refusal(model, options)
+        except BackendError as error:
+            reason = str(error)
+        if reason is None:
+            return name, reasons
+        reasons[name] = reason
+    raise BackendError(reasons[DEFAULT])
 
 
 def _install(name: str) -> str:

@@ -60,12 +60,22 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to load a span. `progress(done, total)` is called in bytes read."""
+    """How to load a span.
+
+    Attributes:
+        kv_dtype: what keys and values are kept as; `auto`: as the backend has them otherwise.
+        kv_tokens: room for so many tokens of KV cache, for a backend that sets it aside when it loads.
+        cache: folder for files that a backend makes of a model once; None: they are made anew each time.
+        progress: called with bytes read so far, and in all.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
     quantize: str | None = None
     threads: int | None = None
+    kv_dtype: str = "auto"
+    kv_tokens: int | None = None
+    cache: Path | None = None
     progress: Callable[[int, int], None] | None = None
 
 
@@ -119,8 +129,10 @@ class Stage(Protocol):
     span: Span
     device: str
     dtype: str  # of the hidden states that it returns
+    precision: str  # of the weights where `dtype` does not say it: `q4_0`; empty: as `dtype`, or as was asked for
     batched: bool  # False: forward() takes one row at a time
     kv_bytes_per_token: int  # for the whole span
+    kv_tokens: int  # the room of its KV cache; 0: it grows with what is computed
 
     def forward(self, batch: Batch) -> Array:
         """Run `batch.span` over the packed rows and extend each session's KV cache.
@@ -152,7 +164,7 @@ class Stage(Protocol):
 
 
 class Backend(Protocol):
-    """What an entry point of the group `swarm.backends` names: a module or an object with these two functions."""
+    """What an entry point of the group `swarm.backends` names: a module or an object with these functions."""
 
     def describe(self, model: Path) -> ModelInfo:
         """Read what is known of the model folder without its weights.
@@ -160,6 +172,10 @@ class Backend(Protocol):
         Raises:
             BackendError: no model there, or not one that this backend can run.
         """
+        ...
+
+    def refusal(self, model: Path, options: Options) -> str | None:
+        """Why `--backend auto` should not take this backend for the model; None: it computes as the options ask."""
         ...
 
     def load(self, model: Path, span: Span, options: Options) -> Stage:

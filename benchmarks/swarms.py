@@ -35,14 +35,16 @@ class ProgramFailed(Exception):
 class Program:
     """A process that says on standard output when it is ready; its log goes to `folder`."""
 
-    def __init__(self, folder: Path, name: str, module: str, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, module: str, *arguments: str, python: str = sys.executable, **environment: str
+    ) -> None:
         self.name = name
         self._log = folder / f"{name}.log"
         self.started = time.monotonic()
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [python, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -77,6 +79,25 @@ class Program:
         """Of all its threads since it began."""
         times = self.stats.cpu_times()
         return times.user + times.system
+
+    def ask(self, line: str) -> str:
+        """Send it a line; the line that it answers.
+
+        Raises:
+            ProgramFailed: it ended instead.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise ProgramFailed(f"{self.name} ended: {self.log.strip().rpartition(chr(10))[2]}")
+        return answer
+
+    def end(self) -> None:
+        """Stop one that does not end with its standard input."""
+        self._process.terminate()
+        self.stop()
 
     def stop(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -162,6 +162,8 @@ class Listener:
     def receive(self) -> Received | None:
         """The next message, or None when there is none. What is no message is dropped and logged."""
         while True:
+            if not _has_come(self.socket):
+                return None
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -193,6 +195,11 @@ class Listener:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def _has_come(socket: Socket) -> bool:
+    """Whether there is something to receive. An exception that says otherwise takes ten times as long."""
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 
 def _cut(frame: zmq.Frame) -> None:
@@ -424,7 +431,7 @@ class Dialer:
                 yield Lost(peer, "closed" if link.up else "refused")
                 continue
             # Messages first: a peer that answers and leaves must not seem to have left without an answer.
-            while self._links.get(peer) is link:
+            while self._links.get(peer) is link and _has_come(link.socket):
                 try:
                     frames = link.socket.recv_multipart(zmq.NOBLOCK, copy=False)
                 except zmq.Again:
@@ -435,7 +442,7 @@ class Dialer:
                     log.warning("dropped what %s sent: %s", short_id(peer), error)
                     continue
                 yield Received(peer, message, array)
-            while self._links.get(peer) is link and link.monitor.poll(0):
+            while self._links.get(peer) is link and _has_come(link.monitor):
                 event = self._monitored(peer, link)
                 if event is not None:
                     yield event

@@ -83,6 +83,18 @@ join_option = click.option(
     "--join", "join_token", envvar="SWARM_JOIN", metavar="TOKEN", help="The line that the directory prints."
 )
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log what happens in detail.")
+backend_option = click.option(
+    "--backend",
+    default="transformers",
+    show_default=True,
+    metavar="NAME",
+    help="What computes: transformers, llama_cpp, petals; auto: the fastest one here that keeps the precision.",
+)
+quantize_option = click.option(
+    "--quantize",
+    type=click.Choice(["int8", "nf4", "q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0"]),
+    help="Fewer bits for the weights. int8, nf4: transformers; the others: llama_cpp.  [default: as they are stored]",
+)
 temperature_option = click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
 seed_option = click.option("--seed", type=click.IntRange(0), help="Makes a temperature above 0 repeatable.")
 private_option = click.option(
@@ -139,7 +151,8 @@ def cli() -> None:
 @click.option("--share", is_flag=True, help="Let other machines of the network join: listen there, on port 7700.")
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--quantize", type=click.Choice(["int8", "nf4"]))
+@backend_option
+@quantize_option
 @verify_option
 @verbose_option
 def up(
@@ -150,6 +163,7 @@ def up(
     share: bool,
     dtype: str,
     device: str,
+    backend: str,
     quantize: str | None,
     verify: int,
     verbose: bool,
@@ -160,7 +174,7 @@ def up(
     log_to_stderr(verbose)
     options = ["--dtype", dtype, "--device", device, *(["--quantize", quantize] if quantize else [])]
     with clear_errors(), stopping() as stop:
-        start(model, servers, port, not no_browser, share, options, stop, verify)
+        start(model, servers, port, not no_browser, share, backend, options, stop, verify)
 
 
 @cli.command()
@@ -209,10 +223,17 @@ def directory(
 )
 @click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
 @click.option("--relayed", is_flag=True, help="Nobody can dial this machine: let others come through a router only.")
-@click.option("--backend", default="transformers", show_default=True)
+@backend_option
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps")
 @click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, float16; auto: as stored")
-@click.option("--quantize", type=click.Choice(["int8", "nf4"]))
+@quantize_option
+@click.option(
+    "--kv-dtype",
+    type=click.Choice(["auto", "float32", "float16", "q8_0"]),
+    default="auto",
+    show_default=True,
+    help="What the KV cache is kept as.  [only with --backend llama_cpp]",
+)
 @click.option("--kv-tokens", type=click.IntRange(1), help="Tokens of all sessions together.  [default: by free memory]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the cores]")
 @click.option(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from swarm import ggufs
 from swarm.errors import SwarmError
 from swarm.shards import INDEX, weight_map
 
@@ -48,6 +49,7 @@ _IGNORED = frozenset(
 
 def fingerprint(folder: Path) -> dict[str, str]:
     """A short digest for each part of a model that is present: `config`, `index`, every `*.safetensors` by its name.
+    Of a GGUF model it is the file alone, by its name.
 
     A shard's digest is made of its header (names, dtypes, shapes and places of all tensors), its size, and 4 KiB at
     each of 16 places spread evenly over its data, so a model of 100 GB costs some megabytes of reading. It tells apart
@@ -63,6 +65,12 @@ def fingerprint(folder: Path) -> dict[str, str]:
         SwarmError: a file is damaged; the text names it.
     """
     parts: dict[str, str] = {}
+    pointer = folder / ggufs.POINTER
+    if pointer.exists():
+        # Its configuration is worked out from the file, so it need not be that of the same model in safetensors, and
+        # files of several quantisations are the same model.
+        gguf = Path(json.loads(pointer.read_text(encoding="utf-8"))["file"])
+        return {gguf.name: _gguf(gguf)}
     config = folder / "config.json"
     if config.exists():
         try:
@@ -100,6 +108,18 @@ def _shard(file: BinaryIO, size: int, path: Path) -> str:
     for at in sample_offsets(size - start):
         file.seek(start + at)
         digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def _gguf(path: Path) -> str:
+    """Of the size, the first MiB, which begins with metadata, and samples of the rest."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        digest.update(file.read(1 << 20))
+        for at in sample_offsets(size):
+            file.seek(at)
+            digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:16]
 
 

@@ -102,6 +102,22 @@ def download(
         done += repo.sizes.get(name, 0)
 
 
+def download_files(
+    repo: Repo, names: Sequence[str], folder: Path, *, progress: Progress, endpoint: str | None = None
+) -> None:
+    """Fetch these files, and nothing else.
+
+    Raises:
+        SwarmError: as `download`.
+    """
+    total, done = sum(repo.sizes.get(name, 0) for name in names), 0
+    require_space(folder, total)
+    for name in names:
+        if not (folder / name).exists():
+            _fetch(repo, name, folder, progress, done, total, endpoint)
+        done += repo.sizes.get(name, 0)
+
+
 def fetch_span(
     repo: str, start: int, end: int, folder: Path, *, progress: Progress, endpoint: str | None = None
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 from backends import Batch, ModelInfo, Options, Row, Span, Stage, registry
 from routing import wire
 from routing.assign import capacity
-from swarm import progress
+from swarm import home, progress
 from swarm.errors import SwarmError
 from swarm.memory import free_memory
 
@@ -40,6 +41,8 @@ class Wishes(Protocol):
     def kv_tokens(self) -> int | None: ...
     @property
     def threads(self) -> int | None: ...
+    @property
+    def kv_dtype(self) -> str: ...
 
 
 def capacity_of(info: ModelInfo, wishes: Wishes, model: str) -> int:
@@ -67,7 +70,7 @@ def capacity_of(info: ModelInfo, wishes: Wishes, model: str) -> int:
 def described(server: wire.Server, stage: Stage, kv_tokens: int | None) -> wire.Server:
     """The server as it is with this stage, ready. Measures its speed."""
     memory = stage.memory()
-    room = kv_tokens or _default_kv_tokens(stage)
+    room = kv_tokens or stage.kv_tokens or _default_kv_tokens(stage)
     return msgspec.structs.replace(
         server,
         state="ready",
@@ -76,9 +79,37 @@ def described(server: wire.Server, stage: Stage, kv_tokens: int | None) -> wire.
         throughput=_measure(stage),
         kv_tokens=room,
         kv_free=room,
+        quantize=stage.precision or server.quantize,
         memory_used=memory.weights,
         memory=memory.weights + memory.free,
     )
+
+
+def options_of(wishes: Wishes) -> Options:
+    """What a backend is told of them."""
+    return Options(
+        device=wishes.device,
+        dtype=wishes.dtype,
+        quantize=wishes.quantize,
+        threads=wishes.threads,
+        kv_dtype=wishes.kv_dtype,
+        kv_tokens=wishes.kv_tokens,
+        cache=home.folder("spans"),
+    )
+
+
+def backend_of(wishes: Wishes, model: Path) -> str:
+    """The backend's name; for `auto` the fastest one here that computes as was asked.
+
+    Raises:
+        BackendError: none does.
+    """
+    if wishes.backend != registry.AUTO:
+        return wishes.backend
+    name, reasons = registry.fastest(model, options_of(wishes))
+    others = "; ".join(f"not {other}: {reason}" for other, reason in reasons.items())
+    log.info("--backend auto: %s%s", name, f" ({others})" if others else ", the fastest")
+    return name
 
 
 def load(wishes: Wishes, folder: Path, span: Span) -> Stage:
@@ -86,14 +117,8 @@ def load(wishes: Wishes, folder: Path, span: Span) -> Stage:
     backend = registry.find(wishes.backend)
     started = time.monotonic()
     with progress.shown() as show:
-        options = Options(
-            device=wishes.device,
-            dtype=wishes.dtype,
-            quantize=wishes.quantize,
-            threads=wishes.threads,
-            progress=lambda done, total: show(f"loading blocks {span}", done, total),
-        )
-        stage = backend.load(folder, span, options)
+        told = replace(options_of(wishes), progress=lambda done, total: show(f"loading blocks {span}", done, total))
+        stage = backend.load(folder, span, told)
     log.info("loaded blocks %s in %.1f s", span, time.monotonic() - started)
     return stage
 

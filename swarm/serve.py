@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import zmq
@@ -47,6 +47,7 @@ class Settings:
     dtype: str = "auto"
     quantize: str | None = None
     kv_tokens: int | None = None
+    kv_dtype: str = "auto"
     name: str = ""
     model_name: str = ""
     threads: int | None = None
@@ -71,8 +72,11 @@ def serve(settings: Settings, stop: Stop) -> None:
     # where several servers share a machine. It is read when torch is imported, which is later than here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     token = JoinToken.parse(settings.join)
-    backend = registry.find(settings.backend)
+    if settings.backend != registry.AUTO:
+        registry.find(settings.backend)  # before a model is fetched for it
     model = models.resolve(settings.model)
+    settings = replace(settings, backend=loading.backend_of(settings, model.path))
+    backend = registry.find(settings.backend)
     info = backend.describe(model.path)
     if settings.blocks is not None and settings.blocks.end > info.blocks:
         raise BackendError(f"--blocks {settings.blocks} is outside {model.name}, which has {info.blocks} blocks")

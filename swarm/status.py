@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from backends import registry
 from routing import wire
 from routing.routes import coverage
 from routing.view import View
@@ -93,12 +94,18 @@ def _table(model: ServedModel) -> Table:
             f"{server.start}:{server.end}",
             _bar(server, model.blocks),
             Text(server.state, style=COLOURS[server.state]),
-            f"{server.device} {server.quantize or server.dtype}",
+            _engine(server),
             str(server.sessions),
             f"{server.kv_free / 1000:.0f}k" if server.kv_tokens else "",
             size(server.memory_used) if server.memory_used else "",
         )
     return table
+
+
+def _engine(server: wire.Server) -> str:
+    """`cpu float32`; what is not the default backend is named."""
+    name = "" if server.backend == registry.DEFAULT else f" {server.backend}"
+    return f"{server.device} {server.quantize or server.dtype}{name}"
 
 
 def _bar(server: wire.Server, blocks: int) -> Text:

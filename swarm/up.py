@@ -13,9 +13,10 @@ import time
 import webbrowser
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
-from backends import Span, registry
+from backends import BackendError, Span, registry
 from swarm import home, models
 from swarm.errors import SwarmError
 from swarm.jobs import Job
@@ -116,7 +117,15 @@ def split_evenly(blocks: int, servers: int) -> list[Span]:
 
 
 def up(
-    model: str, servers: int, port: int, browser: bool, share: bool, options: Sequence[str], stop: Stop, verify: int = 0
+    model: str,
+    servers: int,
+    port: int,
+    browser: bool,
+    share: bool,
+    backend: str,
+    options: Sequence[str],
+    stop: Stop,
+    verify: int = 0,
 ) -> None:
     """Start directory, servers and gateway; print `join:` and `ready:`; watch over them until `stop` is set.
 
@@ -127,8 +136,8 @@ def up(
     """
     resolved = models.resolve(model)
     print(f"model: {resolved.name}, from {resolved.source}", file=sys.stderr, flush=True)
-    info = registry.find("transformers").describe(resolved.path)
-    spans = split_evenly(info.blocks, servers)
+    blocks = _blocks(resolved.path, backend)
+    spans = split_evenly(blocks, servers)
     job = Job()
     with ExitStack() as children:
 
@@ -152,7 +161,7 @@ def up(
                 "server",
                 str(resolved.path),
                 *("--model-name", resolved.name, "--blocks", str(span), "--bind", f"{place.split(':')[0]}:0"),
-                *("--name", f"up-{i}", "--drain", "2", *options),
+                *("--name", f"up-{i}", "--drain", "2", "--backend", backend, *options),
                 join=token,
             )
             for i, span in enumerate(spans, 1)
@@ -170,6 +179,19 @@ def up(
         print("stopping", file=sys.stderr, flush=True)
         for child in (gateway, *running):
             child.ask_to_stop()  # all at once; the stack then waits for each
+
+
+def _blocks(model: Path, backend: str) -> int:
+    """How many the model has, as the backend knows it; for `auto`, the first that does.
+
+    Raises:
+        BackendError: none knows it.
+    """
+    if backend != registry.AUTO:
+        return registry.find(backend).describe(model).blocks
+    with suppress(BackendError):
+        return registry.find("transformers").describe(model).blocks
+    return registry.find("llama_cpp").describe(model).blocks
 
 
 def _watch(directory: Child, gateway: Child, servers: list[Child], stop: Stop) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load"]
+__all__ = ["describe", "load", "refusal"]
 
 _NEEDS = "the transformers backend needs torch and transformers ({}): pip install layerswarm"
 
@@ -29,6 +29,17 @@ def describe(model: Path) -> ModelInfo:
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
     return read(Path(model))
+
+
+def refusal(model: Path, options: Options) -> str | None:
+    """Why it cannot compute the model as the options ask; see `backends.stage.Backend.refusal`."""
+    if options.quantize not in (None, "int8", "nf4"):
+        return f"there is no quantisation {options.quantize!r} in it; take int8 or nf4"
+    try:
+        describe(model)
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

@@ -1,6 +1,6 @@
 """A GGUF file made into a folder of safetensors, once, so that a span can be read without reading the rest.
 
-    python -m backends.huggingface.convert SOURCE TARGET
+    python -m backends.huggingface.convert [--tokenizer] SOURCE TARGET
 
 runs as a process of its own, so that the memory of the whole model goes back to the system.
 """
@@ -16,8 +16,9 @@ import gguf
 import numpy as np
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from backends.huggingface.family import first_line
 from backends.stage import BackendError
 
 # Splitting of text before BPE that transformers does not take over from the GGUF. SmolLM reads numbers digit by digit:
@@ -67,6 +68,31 @@ def convert_gguf(source: Path, target: Path) -> None:
     _write_generation_config(target, model.config)
 
 
+def convert_tokenizer(source: Path, target: Path) -> None:
+    """Write what a model's clients need, and none of its weights: configuration, tokenizer, chat template.
+
+    Raises:
+        BackendError: transformers cannot read it.
+    """
+    file = _only_gguf(source)
+    pre = _text(gguf.GGUFReader(file), "tokenizer.ggml.pre")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+        config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+        raise BackendError(
+            f"{file.name}: transformers cannot read its tokenizer ({first_line(error)}); put config.json and "
+            "tokenizer.json of the model beside the file"
+        ) from error
+    config.save_pretrained(str(target))
+    tokenizer.model_max_length = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    tokenizer.save_pretrained(str(target))
+    _mend_tokenizer(target, pre)
+    _mend_config(target / "config.json")
+    _mend_config(target / "tokenizer_config.json")
+    _write_generation_config(target, config)
+
+
 def _only_gguf(source: Path) -> Path:
     files = [source] if source.is_file() else sorted(source.glob("*.gguf"))
     if len(files) != 1:
@@ -105,11 +131,13 @@ def _write_generation_config(target: Path, config: Any) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2:
-        print("usage: python -m backends.huggingface.convert SOURCE TARGET", file=sys.stderr)
+    convert = convert_tokenizer if arguments[:1] == ["--tokenizer"] else convert_gguf
+    paths = [Path(argument) for argument in arguments if argument != "--tokenizer"]
+    if len(paths) != 2:
+        print("usage: python -m backends.huggingface.convert [--tokenizer] SOURCE TARGET", file=sys.stderr)
         return 2
     try:
-        convert_gguf(Path(arguments[0]), Path(arguments[1]))
+        convert(*paths)
     except BackendError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -30,6 +30,14 @@ def require(method: str | None, device: torch.device) -> None:
         raise BackendError(f"--quantize {method} needs bitsandbytes: pip install layerswarm[quantize]")
 
 
+def require_plain_cache(kv_dtype: str) -> None:
+    """Raises: BackendError: a type of its own is asked for the KV cache."""
+    if kv_dtype != "auto":
+        raise BackendError(
+            f"--kv-dtype {kv_dtype}: this backend keeps keys and values in its --dtype; take --backend llama_cpp"
+        )
+
+
 def require_use(method: str | None, blocks: list[nn.Module]) -> None:
     """Raises:
     BackendError: most of the blocks' weights are not in linear layers, so quantising would hardly shrink them.

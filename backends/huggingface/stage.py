@@ -28,6 +28,7 @@ def load(path: Path, span: Span, options: Options) -> TransformersStage:
     """
     target = device.resolve_device(options.device)
     quantize.require(options.quantize, target)
+    quantize.require_plain_cache(options.kv_dtype)
     if options.threads is not None:
         if options.threads < 1:
             raise BackendError(f"--threads {options.threads}: at least one thread is needed")
@@ -76,6 +77,8 @@ class TransformersStage:
 
     `batched` is False for families whose attention cannot be replaced or which keep a running state.
     """
+
+    precision, kv_tokens = "", 0
 
     def __init__(
         self, net: Net, anatomy: Anatomy, info: ModelInfo, span: Span, target: torch.device, dtype: torch.dtype

@@ -18,7 +18,7 @@ from pathlib import Path
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 from patches import PatchError, apply
 
-__all__ = ["describe", "load"]
+__all__ = ["describe", "load", "refusal"]
 
 
 def describe(model: Path) -> ModelInfo:
@@ -27,6 +27,11 @@ def describe(model: Path) -> ModelInfo:
     from backends.upstream.info import read
 
     return read(Path(model)).info
+
+
+def refusal(model: Path, options: Options) -> str | None:
+    """Never taken by itself: it lives in an environment of its own."""
+    return "it is taken by name only"
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

@@ -36,6 +36,8 @@ def load(path: Path, span: Span, options: Options) -> PetalsStage:
     """
     target = device.resolve_device(options.device)
     quantize = _quantize(options.quantize, target)
+    if options.kv_dtype != "auto":
+        raise BackendError(f"--kv-dtype {options.kv_dtype}: upstream Petals keeps keys and values in its --dtype")
     if options.threads is not None:
         if options.threads < 1:
             raise BackendError(f"--threads {options.threads}: at least one thread is needed")
@@ -113,6 +115,7 @@ class PetalsStage:
     """Runs a span; see `backends.stage.Stage`. One session at a time, as upstream does."""
 
     batched = False
+    precision, kv_tokens = "", 0
 
     def __init__(
         self,

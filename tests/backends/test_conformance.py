@@ -34,14 +34,37 @@ def logits_of_whole(folder: Path, ids: list[int]) -> np.ndarray:
     return out
 
 
+def known(backend: Backend, folder: Path) -> Path:
+    """The model, if the backend runs its family; the default one runs all."""
+    try:
+        backend.describe(folder)
+    except BackendError as error:
+        if backend is registry.find(registry.DEFAULT):
+            raise
+        pytest.skip(str(error))
+    return folder
+
+
+def is_coarse(backend: Backend, family: str) -> bool:
+    """Whether the engine computes the family's activation from a table of 16 bits, as llama.cpp does GELU."""
+    return family.startswith("gemma") and backend is not registry.find(registry.DEFAULT)
+
+
+def tokens_of_whole(backend: Backend, folder: Path, family: str) -> list[list[int]]:
+    """Greedy tokens after each prompt: Hugging Face's, or the engine's own whole model's where it is coarse."""
+    if is_coarse(backend, family):
+        return Chain.load(backend, folder, (0, BLOCKS)).generate(PROMPTS, NEW)
+    return [reference_tokens(folder, prompt, NEW) for prompt in PROMPTS]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spans_of_a_family_give_the_tokens_of_the_whole_model(
     backend: Backend, model_of: MakeModel, family: str
 ) -> None:
     """Cut in two, three and five, one-block spans among them, sessions joining each other in ragged batches, prompts
     in chunks, and two tries at the end of a sequence."""
-    folder = model_of(family)
-    expected = [reference_tokens(folder, prompt, NEW) for prompt in PROMPTS]
+    folder = known(backend, model_of(family))
+    expected = tokens_of_whole(backend, folder, family)
     sequence = PROMPTS[0] + expected[0]
     logits = logits_of_whole(folder, sequence)
     for cuts in CUTS:
@@ -49,7 +72,8 @@ def test_spans_of_a_family_give_the_tokens_of_the_whole_model(
         assert chain.generate(PROMPTS, NEW) == expected
         for start, end in ((0, 9), (9, 10), (10, 31), (31, len(sequence))):
             out = chain.step({"logits": sequence[start:end]}, {"logits": end - start})["logits"]
-            np.testing.assert_allclose(out, logits[start:end], atol=2e-3 * logits.std(), rtol=0)
+            tolerance = 6e-3 if is_coarse(backend, family) else 2e-3
+            np.testing.assert_allclose(out, logits[start:end], atol=tolerance * logits.std(), rtol=0)
         back = len(PROMPTS[0]) + NEW // 2
         if family in RECURRENT:
             with pytest.raises(BackendError, match="cannot go back"):
@@ -65,8 +89,8 @@ def test_spans_of_a_family_give_the_tokens_of_the_whole_model(
 
 
 def test_a_hop_may_enter_and_leave_in_the_middle_of_a_servers_blocks(backend: Backend, model_of: MakeModel) -> None:
-    folder = model_of("gemma2")  # its blocks alternate between two kinds of attention
-    expected = [reference_tokens(folder, prompt, NEW) for prompt in PROMPTS]
+    folder = known(backend, model_of("gemma2"))  # its blocks alternate between two kinds of attention
+    expected = tokens_of_whole(backend, folder, "gemma2")
     spans = [Span(0, 4), Span(1, 5), Span(2, 6)]
     stages = [backend.load(folder, span, CPU) for span in spans]
     for route in ([(0, 3), (3, 4), (4, 6)], [(0, 1), (1, 5), (5, 6)], [(0, 2), (2, 3), (3, 6)]):
@@ -77,7 +101,7 @@ def test_a_hop_may_enter_and_leave_in_the_middle_of_a_servers_blocks(backend: Ba
 
 
 def test_a_session_keeps_to_one_sub_range(backend: Backend, model_of: MakeModel) -> None:
-    stage = backend.load(model_of("llama"), Span(1, 5), CPU)
+    stage = backend.load(known(backend, model_of("llama")), Span(1, 5), CPU)
     x = np.zeros((2, WIDTH), np.float32)
     stage.forward(Batch(x, [Row("a", 0, 2)], Span(2, 4)))
     with pytest.raises(BackendError, match="2:4"):
@@ -91,7 +115,7 @@ def test_a_session_keeps_to_one_sub_range(backend: Backend, model_of: MakeModel)
 def test_outputs_are_those_of_the_wanted_rows(backend: Backend, model_of: MakeModel) -> None:
     import torch
 
-    folder = model_of("llama")
+    folder = known(backend, model_of("llama"))
     chain = Chain.load(backend, folder, (0, 4, 6))
     whole = reference_model(folder)
     outputs = {"a": 3, "b": 0, "c": 1}
@@ -113,13 +137,13 @@ def test_outputs_are_those_of_the_wanted_rows(backend: Backend, model_of: MakeMo
 
 
 def test_no_wanted_rows_give_an_empty_result(backend: Backend, model_of: MakeModel) -> None:
-    stage = backend.load(model_of("llama"), Span(5, 6), CPU)
+    stage = backend.load(known(backend, model_of("llama")), Span(5, 6), CPU)
     out = stage.forward(Batch(np.zeros((3, WIDTH), np.float32), [Row("a", 0, 3)], Span(5, 6)))
     assert out.shape == (0, VOCABULARY)
 
 
 def test_bfloat16_crosses_the_interface_as_bfloat16(backend: Backend, model_of: MakeModel) -> None:
-    folder = model_of("llama")
+    folder = known(backend, model_of("llama"))
     chain = Chain.load(backend, folder, (0, 3, 6), Options(device="cpu", dtype="bfloat16"))
     head = chain.stages[0]
     hidden = head.forward(Batch(np.array([5, 6], np.int32), [Row("x", 0, 2)], head.span))
@@ -131,7 +155,7 @@ def test_bfloat16_crosses_the_interface_as_bfloat16(backend: Backend, model_of: 
 
 def test_what_is_read_only_or_of_another_dtype_is_taken(backend: Backend, model_of: MakeModel) -> None:
     """Frames off the network cannot be written to, and the hop before may compute in another dtype."""
-    stage = backend.load(model_of("llama"), Span(2, 4), CPU)
+    stage = backend.load(known(backend, model_of("llama")), Span(2, 4), CPU)
     x = np.linspace(-1, 1, 3 * WIDTH, dtype=np.float32).reshape(3, WIDTH).astype(ml_dtypes.bfloat16)
     frozen = np.frombuffer(x.tobytes(), dtype=ml_dtypes.bfloat16).reshape(x.shape)
     a = stage.forward(Batch(frozen, [Row("a", 0, 3)], stage.span))
@@ -140,7 +164,7 @@ def test_what_is_read_only_or_of_another_dtype_is_taken(backend: Backend, model_
 
 
 def test_freeing_a_session_gives_its_memory_back(backend: Backend, model_of: MakeModel) -> None:
-    stage = backend.load(model_of("llama"), Span(0, 6), CPU)
+    stage = backend.load(known(backend, model_of("llama")), Span(0, 6), CPU)
     empty = stage.memory()
     assert empty.weights > 0
     assert empty.free > 0
@@ -155,7 +179,7 @@ def test_freeing_a_session_gives_its_memory_back(backend: Backend, model_of: Mak
 
 
 def test_batches_that_do_not_fit_are_refused_and_change_nothing(backend: Backend, model_of: MakeModel) -> None:
-    folder = model_of("llama")
+    folder = known(backend, model_of("llama"))
     stage = backend.load(folder, Span(0, 6), CPU)
     ids = np.array(PROMPTS[0], np.int32)
     stage.forward(Batch(ids[:8], [Row("a", 0, 8)], stage.span))
@@ -181,7 +205,7 @@ def test_batches_that_do_not_fit_are_refused_and_change_nothing(backend: Backend
 
 
 def test_truncating_to_nothing_starts_again(backend: Backend, model_of: MakeModel) -> None:
-    chain = Chain.load(backend, model_of("mistral"), (0, 2, 6))
+    chain = Chain.load(backend, known(backend, model_of("mistral")), (0, 2, 6))
     first = chain.step({"a": PROMPTS[0]})["a"]
     chain.truncate("a", 30)  # longer than it is: nothing to forget
     chain.lengths["a"] = 20
@@ -192,7 +216,7 @@ def test_truncating_to_nothing_starts_again(backend: Backend, model_of: MakeMode
 
 def test_sessions_do_not_see_each_other(backend: Backend, model_of: MakeModel) -> None:
     """A batch of many sessions of many lengths gives each what it gets alone."""
-    chain = Chain.load(backend, model_of("qwen2"), (0, 3, 6))
+    chain = Chain.load(backend, known(backend, model_of("qwen2")), (0, 3, 6))
     lengths = [1, 40, 3, 17, 64, 65, 2, 130]
     prompts = {str(n): [(n * 31 + i * 7) % 500 + 5 for i in range(n)] for n in lengths}
     together = chain.step(prompts)
@@ -250,7 +274,7 @@ def test_any_schedule_of_chunks_and_truncations_equals_the_plain_run(
 
 
 def test_a_model_is_described_without_loading_it(backend: Backend, model_of: MakeModel) -> None:
-    folder = model_of("llama")
+    folder = known(backend, model_of("llama"))
     info = backend.describe(folder)
     assert (info.architecture, info.blocks, info.hidden_size) == ("LlamaForCausalLM", BLOCKS, WIDTH)
     assert (info.vocab_size, info.context_length, info.dtype) == (VOCABULARY, 512, "float32")
@@ -266,7 +290,7 @@ def test_a_model_is_described_without_loading_it(backend: Backend, model_of: Mak
 
 def test_progress_is_told_in_bytes_up_to_the_whole(backend: Backend, model_of: MakeModel) -> None:
     seen: list[tuple[int, int]] = []
-    folder = model_of("mixtral")
+    folder = known(backend, model_of("mixtral"))
     info = backend.describe(folder)
     backend.load(folder, Span(0, 2), Options(device="cpu", progress=lambda *step: seen.append(step)))
     done = [step[0] for step in seen]
@@ -276,7 +300,7 @@ def test_progress_is_told_in_bytes_up_to_the_whole(backend: Backend, model_of: M
 
 
 def test_spans_can_be_cut_everywhere(backend: Backend, model_of: MakeModel) -> None:
-    folder = model_of("gpt2")
+    folder = known(backend, model_of("gpt2"))
     logits = logits_of_whole(folder, PROMPTS[2])
     chain = Chain.load(backend, folder, range(BLOCKS + 1))
     assert [stage.span for stage in chain.stages] == [Span(a, b) for a, b in pairwise(range(BLOCKS + 1))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import BackendError, registry
+from backends import BackendError, Options, registry
 
 
 def entry_points(**points: str) -> object:
@@ -19,30 +19,60 @@ def entry_points(**points: str) -> object:
 
 def test_the_default_is_there_without_an_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", entry_points())
-    assert registry.names() == ["transformers", "petals"]
+    assert registry.names() == ["transformers", "llama_cpp", "petals"]
     assert all(callable(registry.find(name).load) for name in registry.names())
 
 
 def test_an_entry_point_adds_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     points = entry_points(another="backends.huggingface", transformers="backends.huggingface")
     monkeypatch.setattr(registry, "entry_points", points)
-    assert registry.names() == ["transformers", "another", "petals"]
+    assert registry.names() == ["transformers", "another", "llama_cpp", "petals"]
     assert registry.find("another") is registry.find("transformers")
 
 
 def test_a_backend_that_is_not_there_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", entry_points(onnx="a_module_that_is_not_installed"))
-    with pytest.raises(BackendError, match=r"'vllm'; installed: transformers, onnx, petals$"):
+    with pytest.raises(BackendError, match=r"'vllm'; installed: transformers, llama_cpp, onnx, petals$"):
         registry.find("vllm")
-    with pytest.raises(BackendError, match=r"pip install layerswarm\[llama-cpp\]"):
-        registry.find("llama_cpp")
     with pytest.raises(BackendError, match=r"cannot start .*pip install layerswarm\[onnx\]"):
         registry.find("onnx")
 
 
-@pytest.mark.parametrize("name", ["transformers", "petals"])
+@pytest.mark.parametrize("name", ["transformers", "llama_cpp", "petals"])
 def test_importing_a_backend_imports_no_tensor_library(name: str) -> None:
     code = f"import sys; from backends import registry; registry.find({name!r}); print('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+class Engine:
+    """A backend that computes nothing, and says why it should not be taken."""
+
+    def __init__(self, reason: str | None) -> None:
+        self._reason = reason
+
+    def refusal(self, model: Path, options: Options) -> str | None:
+        return self._reason
+
+
+def test_the_fastest_backend_that_does_not_refuse_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(**reasons: str | None) -> tuple[str, dict[str, str]]:
+        engines = {name: Engine(reason) for name, reason in reasons.items()}
+
+        def find(name: str) -> Engine:
+            if name not in engines:
+                raise BackendError("not installed")
+            return engines[name]
+
+        monkeypatch.setattr(registry, "find", find)
+        return registry.fastest(Path(), Options())
+
+    assert choose(transformers=None, llama_cpp=None) == ("llama_cpp", {})
+    name, reasons = choose(transformers=None, llama_cpp="it does not know the family")
+    assert (name, reasons) == (
+        "transformers",
+        {"llama_cpp": "it does not know the family", "onnx": "not installed"},
+    )
+    with pytest.raises(BackendError, match="no weights there"):
+        choose(transformers="no weights there")

@@ -20,6 +20,7 @@ from typing import Self
 
 # Several servers share few cores here, and the threads of each would wait for one another at every step.
 _ALIKE = ("--device", "cpu", "--threads", "1")
+BACKEND: tuple[str, ...] = ()  # options of every server; tests/e2e/test_llamacpp.py has them
 LIMIT = 120.0  # s for what takes a few; only a broken program gets there
 _PRELOAD = ["torch", "transformers", "backends.huggingface.stage", "swarm.cli", "swarm.serve", "openai_api.cli"]
 
@@ -154,7 +155,7 @@ class Swarm:
     def serve(self, model: Path | str, *spans: str, options: Sequence[str] = ()) -> list[Program]:
         """Start a server for each span and wait until all are ready."""
         started = [
-            self.start("swarm-server", str(model), *(("--blocks", span) if span else ()), *_ALIKE, *options)
+            self.start("swarm-server", str(model), *(("--blocks", span) if span else ()), *_ALIKE, *BACKEND, *options)
             for span in spans
         ]
         for server in started:

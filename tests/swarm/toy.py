@@ -21,6 +21,7 @@ HEAD = (4 * _random.normal(size=(WIDTH, VOCAB))).astype(np.float32)
 
 class ToyStage:
     device, dtype, kv_bytes_per_token = "cpu", "float32", 4
+    precision, kv_tokens = "", 0
 
     def __init__(self, span: Span, batched: bool = True, context_length: int = 0) -> None:
         self.model = ModelInfo("Toy", BLOCKS, WIDTH, VOCAB, context_length, "float32", (1,) * BLOCKS, (1, 1), 1)
