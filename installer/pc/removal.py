@@ -43,7 +43,7 @@ def undo(layout: Layout, silent: bool, log: Log) -> list[str]:
 
 
 def purge(home: Path, log: Log) -> None:
-    """Delete models, chats, accounts, identities and settings below SWARM_HOME, and that folder if nothing else is in it."""
+    """Delete models, chats, accounts, identities and settings below SWARM_HOME, and it too if nothing else is in it."""
     for name in KEPT:
         path = home / name
         if path.is_dir():
