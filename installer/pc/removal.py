@@ -14,7 +14,10 @@ from pc.layout import Layout
 from pc.log import Log
 
 # All that the programs keep below SWARM_HOME. Nothing else is deleted: the user may have named any folder.
-KEPT = ("models", "chats", "identities", "tokenizers", "up", "directory", "service", "firewall", "config.toml")
+KEPT = (
+    *("models", "chats", "accounts", "identities", "tokenizers"),
+    *("up", "directory", "service", "firewall", "config.toml"),
+)
 
 
 def undo(layout: Layout, silent: bool, log: Log) -> list[str]:
@@ -40,7 +43,7 @@ def undo(layout: Layout, silent: bool, log: Log) -> list[str]:
 
 
 def purge(home: Path, log: Log) -> None:
-    """Delete models, chats, identities and settings below SWARM_HOME, and that folder if nothing else is in it."""
+    """Delete models, chats, accounts, identities and settings below SWARM_HOME, and it too if nothing else is in it."""
     for name in KEPT:
         path = home / name
         if path.is_dir():

@@ -16,6 +16,7 @@ from rich.text import Text
 from openai_api.accounts.limits import DAY, MOST_REQUESTS, Limits, day_of
 from openai_api.accounts.options import NONE, accounts_option
 from openai_api.accounts.people import SCOPES, USING, Key, Person
+from routing.security import short_id
 from swarm.admin import duration, json_option
 from swarm.errors import SwarmError
 from swarm.process import clear_errors
@@ -195,7 +196,7 @@ def usage(by: str, days: int, accounts: str | None, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(rows, indent=2))
         elif by == "server":
-            summed = _summed(rows, lambda row: (row["name"], row["server"][:8], row["model"]), ("work",))
+            summed = _summed(rows, lambda row: (row["name"], short_id(row["server"]), row["model"]), ("work",))
             show(("server", "id", "model", "tokens x blocks"), summed)
         else:
             counts = ("requests", "prompt_tokens", "generated_tokens")

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import AccountsError
 from openai_api.accounts.people import Person
+from openai_api.accounts.usage import plain
 from swarm.errors import SwarmError
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class SignIn:
         url: where browsers find the gateway. Not taken from requests, because anybody can write anything there.
 
     Raises:
-        SwarmError: Authlib is not installed.
+        SwarmError: Authlib is not installed, or `url` is none.
     """
 
     def __init__(self, provider: Provider, accounts: Accounts, url: str) -> None:
@@ -76,6 +77,8 @@ class SignIn:
             raise SwarmError("signing in needs Authlib: python -m pip install 'layerswarm[openid]'") from error
         self._provider = provider
         self._accounts = accounts
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise SwarmError(f"--url {url}: write where browsers find the gateway, such as https://chat.example.org", 2)
         self._url = url.rstrip("/")
         self._secure = self._url.startswith("https://")
         # Browsers keep the prefix for cookies that come over HTTPS from this very host.
@@ -160,7 +163,7 @@ class SignIn:
         if "email" not in claims and metadata.get("userinfo_endpoint"):
             more = dict(await self._client.userinfo(token=token))
             claims = {**more, **claims} if more.get("sub") == claims["sub"] else claims
-        email = str(claims.get("email") or "").strip().lower()
+        email = plain(str(claims.get("email") or "")).strip().lower()
         if "@" not in email or claims.get("email_verified") is not True:
             raise Refused("The provider names no e-mail address of yours that it has verified.")
         store, provider = self._accounts.store, self._provider
@@ -168,7 +171,7 @@ class SignIn:
             store.sign_in,
             f"{metadata['issuer']} {claims['sub']}",
             email,
-            str(claims.get("name") or "")[:200].strip(),
+            plain(str(claims.get("name") or ""))[:200].strip(),
             self._accounts.clock(),
             email in provider.owners,
             provider.admits(email),

@@ -168,7 +168,7 @@ def test_a_provider_that_cannot_be_asked_or_is_another_is_said(
     assert (refused.status_code, "cannot be asked" in refused.text) == (502, True)
 
 
-def test_options_that_do_not_fit_are_refused() -> None:
+def test_options_that_do_not_fit_are_refused(accounts: Accounts) -> None:
     for issuer, client, owners, said in (
         ("https://id.example", None, [], "client-id"),
         ("http://id.example", "c", [], "https"),
@@ -177,6 +177,8 @@ def test_options_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(SwarmError, match=said):
             provider_of(issuer, client, None, owners, [])
+    with pytest.raises(SwarmError, match="--url"):
+        SignIn(provider_of("https://id.example", "c", None, [], []), accounts, "chat.example.org")
     known = provider_of("https://id.example/.well-known/openid-configuration", "c", "hidden", ["A@b.C"], ["@x.org"])
     assert known.issuer == "https://id.example" and known.owners == {"a@b.c"} and "hidden" not in repr(known)
     assert known.admits("me@x.org") and not known.admits("me@y.org") and not known.admits("x.org@y.org")
