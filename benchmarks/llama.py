@@ -27,13 +27,22 @@ from backends.llamacpp.library import Library, library
 _NAMES = ("libggml-rpc.so", "libggml-rpc.dylib", "ggml-rpc.dll")
 
 
+def has_rpc(lib: Library) -> bool:
+    """Whether this build has llama.cpp's RPC backend, which is a library beside it."""
+    return _rpc(lib) is not None
+
+
+def _rpc(lib: Library) -> Path | None:
+    return next((lib.path.parent / name for name in _NAMES if (lib.path.parent / name).exists()), None)
+
+
 def rpc(lib: Library) -> Any:
-    """llama.cpp's RPC backend, which is a library beside it.
+    """Its functions.
 
     Raises:
         click.ClickException: this build has none.
     """
-    found = next((lib.path.parent / name for name in _NAMES if (lib.path.parent / name).exists()), None)
+    found = _rpc(lib)
     if found is None:
         raise click.ClickException(
             f'{lib.path} was built without RPC: CMAKE_ARGS="-DGGML_RPC=ON" pip install --no-binary :all: '

@@ -6,9 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backends import BackendError
+from backends.llamacpp import library
+from benchmarks.llama import has_rpc
 from tests.families import WIDTH, make_model
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +56,36 @@ def test_the_ring_is_measured_beside_the_whole_model(tmp_path: Path, swarm_home:
     assert WIDTH * FLOAT32 < ring["bytes_per_boundary"] < WIDTH * FLOAT32 + 128
     assert 4 < ring["bytes_to_head"] < 128
     assert sum(ring["weights"]) == pytest.approx(whole["weights"][0], rel=0.01)
+
+
+@pytest.mark.slow
+def test_peers_and_limit_measure_what_they_name(tmp_path: Path, swarm_home: Path) -> None:
+    try:
+        library.find()
+    except BackendError as error:
+        pytest.skip(str(error))
+    model = make_model("llama", tmp_path / "tiny", layers=4)
+    figures, picture = tmp_path / "figures.json", tmp_path / "picture.png"
+
+    def run(module: str, *options: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", module, str(model), *options, "--json", str(figures), "--plot", str(picture)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
+        return found
+
+    peers = run("benchmarks.peers", "--quantize", "q8_0", "--tokens", "8", "--runs", "1")["peers"]
+    names = [peer["name"] for peer in peers]
+    assert names[:2] == ["ours, llama_cpp", "llama.cpp, one process"]
+    assert ("llama.cpp RPC" in names) == has_rpc(library.library())
+    assert peers[0]["ours"] == 1 and peers[1]["same_tokens"]
+    assert all(peer["rate"] > 0 for peer in peers)
+
+    engines = run("benchmarks.limit", "--engines", "llama_cpp:q8_0,transformers:float32", "--tokens", "4")["engines"]
+    assert [engine["engine"] for engine in engines] == ["llama_cpp:q8_0", "transformers:float32"]
+    assert engines[0]["read"] < 0.4 * engines[1]["read"]
+    assert all(0 < engine["share"] < 1 for engine in engines)
 
 
 def test_a_list_of_servers_that_makes_no_sense_is_refused_at_once() -> None:

@@ -23,6 +23,12 @@ _PACKAGES = {
     "xllamacpp": ("xllamacpp*.so",),  # the module itself; it exports llama.cpp's functions except on Windows
     "llama_cpp_py_sync": ("libllama.so", "libllama.dylib", "llama.dll"),
 }
+_ENVIRONMENT = {
+    "GGML_NO_BACKTRACE": "1",  # it would start a debugger
+    # Threads wait for each other hundreds of times in each forward, so they may spin, which `OMP_WAIT_POLICY` alone
+    # would forbid; but no longer than that, because the next hop may be on the same machine.
+    "GOMP_SPINCOUNT": "10000",
+}
 _P, _I, _U, _S, _B = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_size_t, ctypes.c_bool
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _TEXT = ctypes.c_char_p
@@ -110,7 +116,8 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # it would start a debugger
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         self._libraries = _open(path)
         for name, (result, arguments) in _FUNCTIONS.items():
             function = self._symbol(name)

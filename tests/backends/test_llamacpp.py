@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from backends import BackendError, Batch, Options, Row, Span, registry
-from backends.llamacpp import cut, families, layouts, library, precision, source, stage
+from backends.llamacpp import cut, families, layouts, library, precision, source
 from backends.llamacpp.engine import SEQUENCES, Engine, Model, chunks
 from tests.backends.chain import CPU, Chain
 from tests.backends.conftest import MakeModel
@@ -327,7 +327,3 @@ def test_rope_is_stretched_as_llama_3_has_it() -> None:
     factors = families.FAMILIES["llama"].made(config.to_dict())["rope_freqs.weight"]
     plain = 1 / 500000.0 ** (np.arange(0, 64, 2) / 64)
     np.testing.assert_allclose(plain / factors, wanted, rtol=1e-4)
-
-
-def test_keys_of_devices_and_types_are_llama_cpps() -> None:
-    assert set(stage._KV) - {"auto"} == set(stage._KV_BYTES)

@@ -54,7 +54,8 @@ import configparser
 
 setup = configparser.ConfigParser()
 setup.read("setup.cfg", encoding="utf-8")
-print(setup["options"]["install_requires"].strip(), "pytest", "pytest-timeout", "hypothesis", sep="\n")
+llama_cpp = setup["options.extras_require"]["llama-cpp"].strip()
+print(setup["options"]["install_requires"].strip(), llama_cpp, "pytest", "pytest-timeout", "hypothesis", sep="\n")
 PY
 tests/windows/setup.sh "$wine" -r "$wine/requirements.txt" -c constraints.txt || {
     code=$?
