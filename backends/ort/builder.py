@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 from typing import Any
 
 import onnx_ir as ir
@@ -26,6 +27,8 @@ from backends.stage import BackendError
 
 LAST_POSITIONS, LONGEST = "seqlens_k/output_0", "total_seq_len/output_0"
 NORMED, LOGITS = "hidden_states", "logits"
+
+logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # it tells of every matrix
 
 _DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 _WEIGHTS = {**_DTYPES, "int8": ir.DataType.INT8, "int4": ir.DataType.INT4}
