@@ -15,7 +15,12 @@ AUTO = "auto"
 FASTEST_FIRST = ("llama_cpp", "onnx", DEFAULT)  # by benchmarks/peers.py and benchmarks/limit.py
 
 # These are there also where the distribution is not installed (running from a source tree).
-_BUILT_IN = {DEFAULT: "backends.huggingface", "llama_cpp": "backends.llamacpp", "petals": "backends.upstream"}
+_BUILT_IN = {
+    DEFAULT: "backends.huggingface",
+    "llama_cpp": "backends.llamacpp",
+    "onnx": "backends.ort",
+    "petals": "backends.upstream",
+}
 _EXTRAS = {"onnx": "onnx"}
 
 

@@ -88,12 +88,13 @@ backend_option = click.option(
     default="transformers",
     show_default=True,
     metavar="NAME",
-    help="What computes: transformers, llama_cpp, petals; auto: the fastest one here that keeps the precision.",
+    help="What computes: transformers, llama_cpp, onnx, petals; auto: the fastest one here that keeps the precision.",
 )
 quantize_option = click.option(
     "--quantize",
-    type=click.Choice(["int8", "nf4", "q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0"]),
-    help="Fewer bits for the weights. int8, nf4: transformers; the others: llama_cpp.  [default: as they are stored]",
+    type=click.Choice(["int8", "nf4", "int4", "q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0"]),
+    help="Fewer bits for the weights. int8: transformers, onnx; nf4: transformers; int4: onnx; the others: llama_cpp.  "
+    "[default: as they are stored]",
 )
 temperature_option = click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
 seed_option = click.option("--seed", type=click.IntRange(0), help="Makes a temperature above 0 repeatable.")
@@ -224,7 +225,7 @@ def directory(
 @click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
 @click.option("--relayed", is_flag=True, help="Nobody can dial this machine: let others come through a router only.")
 @backend_option
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; onnx: dml, tensorrt_rtx")
 @click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, float16; auto: as stored")
 @quantize_option
 @click.option(

@@ -19,14 +19,14 @@ def entry_points(**points: str) -> object:
 
 def test_the_default_is_there_without_an_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", entry_points())
-    assert registry.names() == ["transformers", "llama_cpp", "petals"]
+    assert registry.names() == ["transformers", "llama_cpp", "onnx", "petals"]
     assert all(callable(registry.find(name).load) for name in registry.names())
 
 
 def test_an_entry_point_adds_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     points = entry_points(another="backends.huggingface", transformers="backends.huggingface")
     monkeypatch.setattr(registry, "entry_points", points)
-    assert registry.names() == ["transformers", "another", "llama_cpp", "petals"]
+    assert registry.names() == ["transformers", "another", "llama_cpp", "onnx", "petals"]
     assert registry.find("another") is registry.find("transformers")
 
 
@@ -38,7 +38,7 @@ def test_a_backend_that_is_not_there_is_refused_with_what_to_do(monkeypatch: pyt
         registry.find("onnx")
 
 
-@pytest.mark.parametrize("name", ["transformers", "llama_cpp", "petals"])
+@pytest.mark.parametrize("name", ["transformers", "llama_cpp", "onnx", "petals"])
 def test_importing_a_backend_imports_no_tensor_library(name: str) -> None:
     code = f"import sys; from backends import registry; registry.find({name!r}); print('torch' in sys.modules)"
     root = Path(__file__).parents[2]

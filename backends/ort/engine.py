@@ -1,0 +1,136 @@
+"""A row of blocks as one session of ONNX Runtime, run over the sessions of a swarm.
+
+A step of single tokens, one of each session, is one run for all sessions that sit on the same board. A piece of a
+prompt is a run of its own: the kernel of grouped-query attention takes one sequence at a time where it has both earlier
+tokens and several new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from backends.ort import devices
+from backends.ort.builder import LAST_POSITIONS, LONGEST
+from backends.ort.devices import Device
+from backends.ort.places import Board, Places, Seat
+from backends.stage import Array, Span
+
+CHUNK = 512  # tokens of a prompt that are run at once; attention scores take CHUNK x length for every head
+GAP = 2  # places between two sessions that ride along rather than have their neighbours run apart
+
+Piece = tuple[Seat, int]  # and the number of its new tokens
+
+
+class Engine:
+    """
+    Args:
+        graph: of the blocks, joined.
+        data: the folder of its tensors.
+        heads, width: of keys and values.
+    """
+
+    def __init__(
+        self, graph: onnx.ModelProto, data: Path, span: Span, device: Device, threads: int, heads: int, width: int
+    ) -> None:
+        self.span, self.device, self.dtype = span, device, np.dtype(device.dtype)
+        self.session = devices.session(device, graph.SerializeToString(), data, threads)
+        self.places = Places(device, span.end - span.start, heads, width)
+        self.positions = any(entry.name == "position_ids" for entry in self.session.get_inputs())
+
+    def run(self, hidden: Array, pieces: Sequence[Piece]) -> Array:
+        """Run packed tokens; the sessions' lengths stay as they are.
+
+        Args:
+            hidden: `[tokens, width]`.
+
+        Returns:
+            the same after the last block, float32 or float16.
+
+        Raises:
+            MemoryError: there is no room; nothing has changed.
+        """
+        for seat, length in pieces:
+            self.places.fit(seat, seat.length + length)
+        hidden = np.ascontiguousarray(hidden, self.dtype)
+        out = np.empty_like(hidden)
+        starts = np.cumsum([0, *(length for _, length in pieces)])
+        single: dict[Board, dict[int, int]] = {}
+        for (seat, length), start in zip(pieces, starts, strict=False):
+            if length == 1:
+                single.setdefault(seat.board, {})[seat.place] = int(start)
+                continue
+            for at in range(0, length, CHUNK):
+                some = slice(int(start) + at, int(start) + min(at + CHUNK, length))
+                position = seat.length + at
+                lengths = np.array([position + some.stop - some.start], np.int32)
+                out[some] = self._run(seat.board, (seat.place, seat.place + 1), hidden[None, some], lengths)[0]
+        for board, places in single.items():
+            for first, last in _runs(sorted(places)):
+                lengths = np.ones(last - first, np.int32)
+                lengths += [seat.length if seat else 0 for seat in board.seats[first:last]]
+                x = np.zeros((last - first, 1, hidden.shape[1]), self.dtype)
+                there = {place: start for place, start in places.items() if first <= place < last}
+                for place, start in there.items():
+                    x[place - first, 0] = hidden[start]
+                y = self._run(board, (first, last), x, lengths)
+                for place, start in there.items():
+                    out[start] = y[place - first, 0]
+        return out
+
+    def _run(self, board: Board, places: tuple[int, int], x: Array, lengths: Array) -> Array:
+        """Args: lengths: of each session after the step, `[batch]`; x: `[batch, tokens, width]`."""
+        binding = board.bindings.get(places) or self._bind(board, places)
+        y = np.empty_like(x)
+        last = lengths - np.int32(1)
+        longest = lengths.max()
+        inputs: list[tuple[str, Array]] = [
+            (f"hidden.{self.span.start}", x),
+            (LAST_POSITIONS, last),
+            (LONGEST, np.array(longest, np.int32)),
+        ]
+        if self.positions:
+            new = np.arange(1 - x.shape[1], 1, dtype=np.int64)
+            inputs.append(("position_ids", last[:, None].astype(np.int64) + new))
+        for name, array in inputs:
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_output(f"hidden.{self.span.end}", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:
+            if "allocat" in str(error):
+                raise MemoryError("no room for the step's own arrays") from error
+            raise
+        return y
+
+    def _bind(self, board: Board, places: tuple[int, int]) -> object:
+        first, last = places
+        binding = self.session.io_binding()
+        whole = (first, last) == (0, board.shape[0])
+        shape = (last - first, *board.shape[1:])
+        for index, array in enumerate(board.arrays):
+            block, kind = self.span.start + index // 2, ("key", "value")[index % 2]
+            past, present = f"past_key_values.{block}.{kind}", f"present.{block}.{kind}"
+            if whole:
+                binding.bind_ortvalue_input(past, array)
+                binding.bind_ortvalue_output(present, array)
+            else:
+                where = (self.device.memory, self.device.index, self.dtype, shape, board.address(index, first))
+                binding.bind_input(past, *where)
+                binding.bind_output(present, *where)
+        board.bindings[places] = binding
+        return binding
+
+
+def _runs(places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of places to run together: neighbours, and those that only few others lie between."""
+    first = last = places[0]
+    for place in places[1:]:
+        if place - last > GAP + 1:
+            yield first, last + 1
+            first = place
+        last = place
+    yield first, last + 1

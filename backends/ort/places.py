@@ -1,0 +1,138 @@
+"""Keys and values of sessions, where grouped-query attention reads them and writes to them in place.
+
+Its kernel takes one array of keys and one of values for a whole batch, `[batch, heads, room, width]`. So sessions sit
+side by side on a board, an array with some places of one room, and those that are next to each other run together.
+A session that outgrows its place moves to a board with twice the room. Memory that no token has reached is not touched,
+so it costs nothing on the usual systems.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from backends.ort.devices import Device
+from backends.stage import Array
+
+PLACES = 8  # of a board
+LEAST = 256  # tokens of room
+BOARD = 1 << 30  # bytes that a board of several places takes at most
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """A session's place.
+
+    Attributes:
+        length: tokens whose keys and values are kept; less than the board's room, so that a step in which the session
+            only rides along has somewhere to write.
+    """
+
+    board: Board
+    place: int
+    length: int = 0
+
+
+class Board:
+    """Places of one room for keys and values of the engine's blocks.
+
+    Attributes:
+        arrays: keys, values of the first block, keys, values of the second, and so on.
+        bindings: for the engine: what is bound for a run of places.
+    """
+
+    def __init__(self, device: Device, blocks: int, shape: tuple[int, int, int, int]) -> None:
+        self.device, self.room, self.shape = device, shape[2], shape
+        self.seats: list[Seat | None] = [None] * shape[0]
+        self.bindings: dict[tuple[int, int], Any] = {}
+        self.arrays: list[ort.OrtValue] = []
+        self._shared: list[Array] = []
+        for _ in range(2 * blocks):
+            if device.memory == "cpu":
+                array = np.empty(shape, device.dtype)
+                self._shared.append(array)
+                self.arrays.append(ort.OrtValue.ortvalue_from_numpy(array))
+            else:
+                self.arrays.append(
+                    ort.OrtValue.ortvalue_from_shape_and_type(
+                        shape, np.dtype(device.dtype), device.memory, device.index
+                    )
+                )
+
+    def address(self, index: int, place: int) -> int:
+        """Where a place of an array begins."""
+        _, heads, room, width = self.shape
+        itemsize = np.dtype(self.device.dtype).itemsize
+        return int(self.arrays[index].data_ptr()) + place * heads * room * width * itemsize
+
+    def copy(self, place: int, other: Board, to: int, length: int) -> None:
+        """Copy the first `length` tokens of a place to a place of another board."""
+        for index in range(len(self.arrays)):
+            if self._shared:
+                other._shared[index][to, :, :length] = self._shared[index][place, :, :length]
+            else:
+                array = other.arrays[index].numpy()
+                array[to, :, :length] = self.arrays[index].numpy()[place, :, :length]
+                other.arrays[index].update_inplace(array)
+
+
+class Places:
+    """All boards of an engine."""
+
+    def __init__(self, device: Device, blocks: int, heads: int, width: int) -> None:
+        self.device, self.blocks, self.heads, self.width = device, blocks, heads, width
+        self.token_bytes = 2 * blocks * heads * width * np.dtype(device.dtype).itemsize
+        self.boards: list[Board] = []
+
+    def take(self, tokens: int) -> Seat:
+        """A place for a session of so many tokens.
+
+        Raises:
+            MemoryError: no memory for another board.
+        """
+        room = LEAST
+        while room <= tokens:
+            room *= 2
+        for board in self.boards:
+            if board.room == room and None in board.seats:
+                break
+        else:
+            fitting = BOARD // (room * self.token_bytes) if self.device.addressable else 1
+            shape = (min(max(fitting, 1), PLACES), self.heads, room, self.width)
+            board = Board(self.device, self.blocks, shape)
+            self.boards.append(board)
+        place = board.seats.index(None)
+        board.seats[place] = seat = Seat(board, place)
+        return seat
+
+    def fit(self, seat: Seat, tokens: int) -> None:
+        """Move the session to a larger place if this one has no room for so many tokens.
+
+        Raises:
+            MemoryError: as `take`; the session stays where it is.
+        """
+        if tokens < seat.board.room:
+            return
+        larger = self.take(tokens)
+        seat.board.copy(seat.place, larger.board, larger.place, seat.length)
+        self._leave(seat)
+        seat.board, seat.place = larger.board, larger.place
+        seat.board.seats[seat.place] = seat
+
+    def give_back(self, seat: Seat) -> None:
+        """End a session."""
+        self._leave(seat)
+
+    def _leave(self, seat: Seat) -> None:
+        seat.board.seats[seat.place] = None
+        if not any(seat.board.seats):
+            self.boards.remove(seat.board)
+
+    def nbytes(self) -> int:
+        """Bytes of the places that are taken."""
+        return sum(
+            sum(seat is not None for seat in board.seats) * board.room * self.token_bytes for board in self.boards
+        )

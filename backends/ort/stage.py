@@ -1,0 +1,199 @@
+"""A span of a model, run by ONNX Runtime: the `Stage` of this backend."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import psutil
+
+from backends import rows
+from backends.huggingface import family, files
+from backends.huggingface import info as models
+from backends.ort import devices, families, graphs
+from backends.ort.compiled import Compiler
+from backends.ort.devices import Device
+from backends.ort.edges import Embedding, Tail
+from backends.ort.engine import Engine
+from backends.ort.places import Seat
+from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Span
+
+QUANTISED = ("int8", "int4")
+_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+def describe(path: Path) -> ModelInfo:
+    """As `backends.stage.Backend.describe`."""
+    info = models.describe(path)
+    families.find(info.architecture, family.text_config(files.read(path)), path)
+    return info
+
+
+def refusal(path: Path, options: Options) -> str | None:
+    """As `backends.stage.Backend.refusal`."""
+    try:
+        info = describe(path)
+        device = devices.find(options.device)
+        precision = _precision(options, device)
+    except BackendError as error:
+        return str(error)
+    if options.device == "auto" and device.name == "cpu" and shutil.which("nvidia-smi"):
+        return "this ONNX Runtime computes on the cpu only"
+    if precision == "float32" and info.dtype in ("bfloat16", "float16"):
+        return f"it computes in float32 on the CPU, which takes twice the memory of what is stored ({info.dtype})"
+    return None
+
+
+def _precision(options: Options, device: Device) -> str:
+    """What the weights are kept in.
+
+    Raises:
+        BackendError: an option that this backend does not have.
+    """
+    if options.quantize is not None and options.quantize not in QUANTISED:
+        raise BackendError(f"--quantize {options.quantize}: the onnx backend has {' and '.join(QUANTISED)}")
+    if options.dtype not in ("auto", *_DTYPES):
+        raise BackendError(f"there is no dtype {options.dtype!r}; take auto, {', '.join(_DTYPES)}")
+    if options.kv_dtype not in ("auto", device.dtype):
+        raise BackendError(f"--kv-dtype {options.kv_dtype}: on {device} keys and values are kept in {device.dtype}")
+    if options.quantize == "int8" and device.name == "tensorrt_rtx":
+        raise BackendError("--quantize int8 does not go with TensorRT-RTX; take int4, or leave it out")
+    return options.quantize or device.dtype
+
+
+def load(path: Path, span: Span, options: Options) -> OnnxStage:
+    """Compile what of the span is not compiled yet, and start it.
+
+    Raises:
+        BackendError: as `backends.stage.Backend.load`.
+    """
+    device = devices.find(options.device)
+    precision = _precision(options, device)
+    if options.threads is not None and options.threads < 1:
+        raise BackendError(f"--threads {options.threads}: at least one thread is needed")
+    info = describe(path)
+    if not 0 <= span.start < span.end <= info.blocks:
+        raise BackendError(f"blocks {span} of {path}: take START:END inside 0:{info.blocks}")
+    scratch = None
+    if options.cache is None:
+        scratch = tempfile.TemporaryDirectory(prefix="swarm-onnx-", ignore_cleanup_errors=True)
+    folder, net, anatomy, plan = models.examine(path)
+    compiler = Compiler(
+        folder, net, anatomy, plan, info, device, precision, options.cache or Path(str(scratch and scratch.name))
+    )
+    compiled = compiler.span(span, options.progress or (lambda done, total: None))
+    heads = getattr(net.config, "num_key_value_heads", None) or net.config.num_attention_heads
+    width = families.head_width(net.config)
+    threads = options.threads or psutil.cpu_count(logical=False) or 1
+
+    def engine(part: Span) -> Engine:
+        graph = graphs.joined(compiled[part.start - span.start : part.end - span.start])
+        return Engine(graph, compiler.folder, part, device, threads, heads, width)
+
+    stage = OnnxStage(info, span, device, precision, options.dtype, engine)
+    stage.scratch = scratch
+    if span.start == 0:
+        stage.embedding = Embedding(path)
+    if span.end == info.blocks:
+        stage.tail = Tail(compiled[-1], device, threads)
+    stage.weights = sum(graphs.nbytes(file) for file in compiled)
+    return stage
+
+
+class OnnxStage:
+    """Runs a span; see `backends.stage.Stage`.
+
+    A sub-range is joined anew from the compiled blocks when it is first asked for, and then takes the memory of its
+    blocks once more.
+    """
+
+    batched = True
+    kv_tokens = 0
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        span: Span,
+        device: Device,
+        precision: str,
+        dtype: str,
+        engine: Callable[[Span], Engine],
+    ) -> None:
+        self.model, self.span, self.device = info, span, str(device)
+        self.dtype = device.dtype if dtype == "auto" else dtype
+        self.precision = precision
+        self.scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.embedding: Embedding | None = None
+        self.tail: Tail | None = None
+        self.weights = 0
+        self._device, self._make = device, engine
+        self._engines = {span: engine(span)}
+        self.kv_bytes_per_token = self._engines[span].places.token_bytes
+        self._sessions: dict[str, tuple[Engine, Seat]] = {}
+
+    def forward(self, batch: Batch) -> Array:
+        """See `backends.stage.Stage.forward`."""
+        span = Span(*batch.span)
+        rows.require(batch, self.span, self.model, self._place)
+        if span not in self._engines:
+            self._engines[span] = self._make(span)
+        engine = self._engines[span]
+        new: dict[str, Seat] = {}
+        try:
+            for row in batch.rows:
+                if row.session not in self._sessions:
+                    new[row.session] = engine.places.take(row.length)
+            seats = [new.get(row.session) or self._sessions[row.session][1] for row in batch.rows]
+            hidden = batch.inputs
+            if span.start == 0:
+                assert self.embedding is not None
+                hidden = self.embedding(hidden)
+            pieces = [(seat, row.length) for seat, row in zip(seats, batch.rows, strict=True)]
+            out = self._finish(engine.run(hidden, pieces), batch)
+        except BaseException as error:
+            for seat in new.values():
+                engine.places.give_back(seat)
+            if isinstance(error, MemoryError):
+                raise MemoryError(f"{self.device}: {error}; end some sessions or shorten the prompt") from error
+            raise
+        for seat, row in zip(seats, batch.rows, strict=True):
+            seat.length += row.length
+            self._sessions[row.session] = (engine, seat)
+        return out
+
+    def _finish(self, hidden: Array, batch: Batch) -> Array:
+        if batch.span[1] == self.model.blocks:
+            assert self.tail is not None
+            ends = np.cumsum([row.length for row in batch.rows])
+            wanted = [np.arange(end - row.outputs, end) for row, end in zip(batch.rows, ends, strict=True)]
+            hidden = self.tail(hidden[np.concatenate(wanted)], batch.output)
+            if batch.output == "logits":
+                return hidden
+        return hidden.astype(_DTYPES[self.dtype], copy=False)
+
+    def _place(self, session: str) -> tuple[int, Span | None]:
+        known = self._sessions.get(session)
+        return (known[1].length, known[0].span) if known else (0, None)
+
+    def truncate(self, session: str, length: int) -> None:
+        """See `backends.stage.Stage.truncate`; what lies beyond `length` is overwritten."""
+        if length < 0:
+            raise BackendError(f"session {session} cannot be truncated to {length} tokens")
+        known = self._sessions.get(session)
+        if known is not None:
+            known[1].length = min(known[1].length, length)
+
+    def free(self, session: str) -> None:
+        """See `backends.stage.Stage.free`."""
+        known = self._sessions.pop(session, None)
+        if known is not None:
+            known[0].places.give_back(known[1])
+
+    def memory(self) -> Memory:
+        """See `backends.stage.Stage.memory`."""
+        kv = sum(engine.places.nbytes() for engine in self._engines.values())
+        return Memory(self.weights, kv, devices.free_bytes(self._device))

@@ -1,0 +1,269 @@
+"""What only the backend onnx does: compiling, quantising, places for keys and values, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends import BackendError, Batch, Options, Row, Span, registry
+from tests.backends.chain import CPU, Chain
+from tests.backends.conftest import MakeModel
+from tests.families import make_model, reference_tokens
+
+pytest.importorskip("onnxruntime_genai", reason="the extra onnx is not installed")
+
+from backends.ort import devices, graphs
+from backends.ort.engine import CHUNK, _runs
+from backends.ort.places import LEAST, PLACES, Places
+
+onnx = registry.find("onnx")
+PROMPTS = [[(7 * i + 3) % 500 + 5 for i in range(20)], [11, 480, 97]]
+NEW = 16
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True}),
+        ("nemotron", {"head_dim": 32}),
+        ("qwen2", {"rope_parameters": LINEAR}),
+        ("mistral", {"sliding_window": None, "head_dim": 32}),
+    ],
+)
+def test_variants_of_a_family_give_hugging_faces_tokens(
+    family: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    """Those that the conformance suite's models do not have."""
+    folder = make_model(family, tmp_path / family, **changes)
+    chain = Chain.load(onnx, folder, (0, 1, 4, 6))
+    assert chain.generate(PROMPTS, NEW) == [reference_tokens(folder, prompt, NEW) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3"])
+@pytest.mark.parametrize(("quantize", "tolerance"), [("int8", 0.06), ("int4", 0.6)])
+def test_quantised_spans_come_near_and_do_not_depend_on_the_cut(
+    model_of: MakeModel, family: str, quantize: str, tolerance: float, tmp_path: Path
+) -> None:
+    folder = model_of(family)
+    options = Options(device="cpu", quantize=quantize, cache=tmp_path)
+    expected = Chain.load(registry.find("transformers"), folder, (0, 6)).step({"a": PROMPTS[0]}, {"a": 20})["a"]
+    whole = Chain.load(onnx, folder, (0, 6), options)
+    logits = whole.step({"a": PROMPTS[0]}, {"a": 20})["a"]
+    assert np.median(np.abs(logits - expected)) < tolerance * expected.std()
+    tokens = whole.generate(PROMPTS, NEW)
+    for cuts in ((0, 3, 6), (0, 1, 2, 6)):
+        chain = Chain.load(onnx, folder, cuts, options)
+        assert {stage.precision for stage in chain.stages} == {quantize}
+        assert chain.generate(PROMPTS, NEW) == tokens
+
+
+def test_a_route_may_mix_onnx_with_transformers(model_of: MakeModel) -> None:
+    folder = model_of("llama")
+    transformers = registry.find("transformers")
+    expected = [reference_tokens(folder, prompt, NEW) for prompt in PROMPTS]
+    for first, second in ((onnx, transformers), (transformers, onnx)):
+        chain = Chain([first.load(folder, Span(0, 3), CPU), second.load(folder, Span(3, 6), CPU)])
+        assert chain.generate(PROMPTS, NEW) == expected
+
+
+def test_many_sessions_share_a_step_and_grow_out_of_their_places(model_of: MakeModel) -> None:
+    """More sessions than a board has places, of very different lengths; some leave and others take their places."""
+    folder = model_of("llama")
+    chain = Chain.load(onnx, folder, (0, 3, 6))
+    lengths = [1, 250, 3, 400, 17, 255, 2, 130, 9, 30, 5, 256]
+    prompts = {str(n): [(n * 31 + i * 7) % 500 + 5 for i in range(n)] for n in lengths}
+    chain.step(prompts)
+    for gone in ("3", "17", "9", "30"):
+        chain.free(gone)
+        del prompts[gone]
+    prompts["40"] = [7] * 40
+    chain.step({"40": prompts["40"]})
+    for step in range(8):
+        together = chain.step({session: [9 + step] for session in prompts})
+        for ids in prompts.values():
+            ids.append(9 + step)
+    for session, ids in prompts.items():
+        alone = chain.step({f"{session} alone": ids})[f"{session} alone"]
+        np.testing.assert_allclose(together[session], alone, atol=1e-3)
+
+
+def test_a_prompt_longer_than_a_chunk_and_a_step_of_it_are_the_same(tmp_path: Path) -> None:
+    folder = make_model("llama", tmp_path / "llama", max_position_embeddings=2048)
+    ids = [(i * 37) % 500 + 5 for i in range(CHUNK + 70)]
+    chain = Chain.load(onnx, folder, (0, 6))
+    whole = chain.step({"a": ids})["a"]
+    chain.step({"b": ids[:300]})
+    np.testing.assert_allclose(chain.step({"b": ids[300:]})["b"], whole, atol=1e-3)
+    chain.truncate("b", 100)
+    np.testing.assert_allclose(chain.step({"b": ids[100:]})["b"], whole, atol=1e-3)
+
+
+def test_places_hold_sessions_apart_and_give_their_memory_back() -> None:
+    places = Places(devices.find("cpu"), 2, 2, 8)
+    seats = [places.take(10) for _ in range(PLACES + 1)]
+    assert [seat.place for seat in seats] == [*range(PLACES), 0]
+    assert len(places.boards) == 2
+    assert places.nbytes() == (PLACES + 1) * LEAST * places.token_bytes
+    seats[3].length = 200
+    places.fit(seats[3], LEAST - 1)
+    assert seats[3].board is seats[0].board
+    places.fit(seats[3], LEAST)  # a place is never quite full
+    assert seats[3].board.room == 2 * LEAST
+    assert places.take(10).place == 3
+    for seat in seats:
+        places.give_back(seat)
+    assert len(places.boards) == 1
+
+
+def test_neighbours_run_together() -> None:
+    assert list(_runs([4])) == [(4, 5)]
+    assert list(_runs([0, 1, 2])) == [(0, 3)]
+    assert list(_runs([0, 3, 7])) == [(0, 4), (7, 8)]
+
+
+def test_blocks_are_compiled_once_whoever_asks(model_of: MakeModel, tmp_path: Path) -> None:
+    folder = model_of("llama")
+    steps: list[tuple[int, int]] = []
+    options = Options(device="cpu", quantize="int8", cache=tmp_path, progress=lambda *step: steps.append(step))
+    for span in (Span(1, 4), Span(2, 5)):
+        onnx.load(folder, span, options)
+    made = sorted(file.name for file in tmp_path.rglob("*.onnx"))
+    assert made == [f"block-{i}.onnx" for i in range(1, 5)]
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert len(list(tmp_path.rglob("shared-*.data"))) == 2  # cosines and sines, once for all blocks
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.onnx")}
+    steps.clear()
+    stage = onnx.load(folder, Span(1, 5), options)
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.onnx")}
+    sizes = stage.model.block_bytes[1:5]
+    assert steps == [(sum(sizes[: i + 1]), sum(sizes)) for i in range(4)]
+
+
+def test_servers_in_several_processes_may_compile_at_once(model_of: MakeModel, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from backends import Options, Span, registry; "
+        f"registry.find('onnx').load(Path({str(model_of('llama'))!r}), Span(0, 6), "
+        f"Options(device='cpu', quantize='int4', cache=Path({str(tmp_path)!r})))"
+    )
+    root = Path(__file__).parents[2]
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=root) for _ in range(2)]
+    assert [process.wait(120) for process in running] == [0, 0]
+    assert len(list(tmp_path.rglob("*.onnx"))) == 7
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(
+    model_of: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(device="cpu", cache=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 30, 1 << 30, 100))
+        with pytest.raises(BackendError, match=r"the disk that holds .* is full"):
+            onnx.load(model_of("llama"), Span(0, 2), options)
+
+    def torn(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "_shared", torn)
+        with pytest.raises(BackendError, match="is full"):
+            onnx.load(model_of("llama"), Span(0, 2), options)
+    assert not list(tmp_path.rglob("*.onnx")) + list(tmp_path.rglob("*.tmp"))
+
+
+def test_another_state_of_the_model_is_compiled_anew(model_of: MakeModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_of("llama"), tmp_path / "model")
+    options = Options(device="cpu", cache=tmp_path / "spans")
+    onnx.load(folder, Span(0, 1), options)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    onnx.load(folder, Span(0, 1), options)
+    assert len(list(tmp_path.rglob("block-0.onnx"))) == 2
+
+
+def test_what_cannot_be_served_is_refused_by_name(model_of: MakeModel) -> None:
+    llama = model_of("llama")
+    cases = [
+        ({"quantize": "nf4"}, "--quantize nf4: the onnx backend has int8 and int4"),
+        ({"dtype": "int3"}, "no dtype 'int3'"),
+        ({"kv_dtype": "q8_0"}, "kept in float32"),
+        ({"threads": 0}, "at least one thread"),
+        ({"device": "npu"}, "no device 'npu'"),
+        ({"device": "cuda:x"}, "no device 'cuda:x'"),
+        ({"device": "cuda"}, "pip install onnxruntime-gpu"),
+        ({"device": "dml"}, "pip install onnxruntime-directml"),
+        ({"device": "tensorrt_rtx"}, "pip install onnxruntime-ep-nv-tensorrt-rtx"),
+    ]
+    for options, words in cases:
+        with pytest.raises(BackendError, match=words):
+            onnx.load(llama, Span(0, 2), Options(**{"device": "cpu", **options}))
+    with pytest.raises(BackendError, match="0:6"):
+        onnx.load(llama, Span(4, 7), CPU)
+    with pytest.raises(BackendError, match=r"BloomForCausalLM, .*--backend transformers"):
+        onnx.describe(model_of("bloom"))
+    with pytest.raises(BackendError, match="longrope"):
+        onnx.describe(model_of("longrope"))
+    with pytest.raises(BackendError, match="multiple of 16"):
+        onnx.describe(model_of("nemotron"))
+
+
+def test_auto_takes_it_where_it_keeps_precision_and_memory(
+    model_of: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert onnx.refusal(model_of("llama"), Options()) is None
+    assert onnx.refusal(model_of("llama"), Options(quantize="int4")) is None
+    assert "int8 and int4" in str(onnx.refusal(model_of("llama"), Options(quantize="nf4")))
+    half = make_model("llama", tmp_path / "half", dtype=torch.bfloat16)
+    assert "twice the memory" in str(onnx.refusal(half, Options()))
+    assert onnx.refusal(half, Options(quantize="int8")) is None
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert "on the cpu only" in str(onnx.refusal(model_of("llama"), Options()))
+    assert onnx.refusal(model_of("llama"), Options(device="cpu")) is None
+
+
+def test_a_batch_that_finds_no_memory_changes_nothing(model_of: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = onnx.load(model_of("llama"), Span(0, 6), CPU)
+    ids = np.arange(5, 305, dtype=np.int32)
+    stage.forward(Batch(ids[:200], [Row("a", 0, 200)], stage.span))
+    used = stage.memory().kv
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", _no_memory)
+        with pytest.raises(MemoryError, match="end some sessions"):
+            stage.forward(Batch(ids, [Row("b", 0, 300)], stage.span))
+        with pytest.raises(MemoryError, match="end some sessions"):
+            stage.forward(Batch(ids[200:300], [Row("a", 200, 100)], stage.span))
+    assert stage.memory().kv == used
+    out = stage.forward(Batch(ids[200:], [Row("a", 200, 100, 1)], stage.span))
+    alone = stage.forward(Batch(ids, [Row("c", 0, 300, 1)], stage.span))
+    np.testing.assert_allclose(out, alone, atol=1e-3)
+
+
+def _no_memory(*arguments: object) -> None:
+    raise MemoryError("no room")
+
+
+def test_without_its_packages_it_says_what_to_install(model_of: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("backends.ort.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r"pip install layerswarm\[onnx\]"):
+        onnx.describe(model_of("llama"))
+    with pytest.raises(BackendError, match=r"pip install layerswarm\[onnx\]"):
+        onnx.load(model_of("llama"), Span(0, 1), CPU)
+    assert "pip install" in str(onnx.refusal(model_of("llama"), Options()))
