@@ -15,7 +15,7 @@ from pc.log import Log
 
 # All that the programs keep below SWARM_HOME. Nothing else is deleted: the user may have named any folder.
 KEPT = (
-    *("models", "chats", "accounts", "identities", "tokenizers"),
+    *("models", "chats", "accounts", "identities", "spans", "tokenizers"),
     *("up", "directory", "service", "firewall", "config.toml"),
 )
 
