@@ -167,8 +167,8 @@ class LlamaStage:
         """See `backends.stage.Stage.forward`."""
         span = Span(*batch.span)
         rows.require(batch, self.span, self.model, self._place)
-        sessions = [self._session(row, span) for row in batch.rows]
-        engine = sessions[0].engine
+        engine = self._main if span == self.span else self._for_parts()
+        sessions = self._sit(batch.rows, span, engine)
         tail = span.end == self.model.blocks
         if engine is self._parts:
             engine.enter = span.start - self.span.start if span.start > self.span.start else None
@@ -213,15 +213,12 @@ class LlamaStage:
         known = self._sessions.get(session)
         return (known.length, known.span) if known else (0, None)
 
-    def _session(self, row: Row, span: Span) -> Session:
-        known = self._sessions.get(row.session)
-        if known is not None:
-            return known
-        engine = self._main if span == self.span else self._for_parts()
+    def _sit(self, rows: Sequence[Row], span: Span, engine: Engine) -> list[Session]:
+        """The session of each row; new ones get a sequence."""
         free = self._free[id(engine)]
-        if not free:
+        if sum(row.session not in self._sessions for row in rows) > len(free):
             raise MemoryError(f"{self.device} keeps {SEQUENCES} sessions apart and has as many; end some")
-        return Session(span, engine, free.pop())
+        return [self._sessions.get(row.session) or Session(span, engine, free.pop()) for row in rows]
 
     def _for_parts(self) -> Engine:
         if self._parts is None:

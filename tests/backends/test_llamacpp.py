@@ -211,6 +211,8 @@ def test_so_many_sessions_are_kept_apart_and_no_more(models: MakeModel) -> None:
     with pytest.raises(MemoryError, match="sessions"):
         loaded.forward(Batch(ids[:1], [Row("one more", 0, 1)], loaded.span))
     loaded.free("s7")
+    with pytest.raises(MemoryError, match="sessions"):  # room for one of two: neither is taken
+        loaded.forward(Batch(ids[:2], [Row("x", 0, 1), Row("y", 0, 1)], loaded.span))
     alone = loaded.forward(Batch(ids[7:8], [Row("again", 0, 1, 1)], loaded.span))
     np.testing.assert_allclose(alone[0], together[7], atol=1e-4)
 
