@@ -245,11 +245,11 @@ def directory(
     metavar="SECONDS",
     help="How long a server that is asked to stop waits for its sessions to move to others.",
 )
-@click.option("--name", default="", help="Shown to others.  [default: server-1, server-2, ...]")
+@click.option("--name", default="", help="Shown to others.  [default: the name of this machine]")
 @click.option("--model-name", default="", help="The model's name in the swarm.")
 @verbose_option
 def server(join_token: str | None, blocks: str | None, verbose: bool, **options: Any) -> None:
-    """Serve a span of MODEL: a folder, a Hugging Face repo id or a catalogue name."""
+    """Serve a span of MODEL: a folder, a GGUF file, a Hugging Face repo id or a catalogue name."""
     log_to_stderr(verbose)
     with clear_errors(), stopping() as stop:
         span = serving.parse_span(blocks) if blocks else None
