@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -38,29 +39,28 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A real PostgreSQL server of the tests' own; gives its URL. Left out, with the reason, where there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (str(found[-1]) if found else None)
     if initdb is None:
         pytest.skip("no PostgreSQL server is here (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg", reason="psycopg is not installed (the extra 'postgres')")
-    folder = tmp_path_factory.mktemp("postgres")
-    options: dict[str, Any] = {"check": True, "capture_output": True, "cwd": folder}
-    if hasattr(os, "getuid") and os.getuid() == 0:  # PostgreSQL does not run as root
-        options["user"] = "postgres"
-        shutil.chown(folder, "postgres")
-        for parent in folder.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    with listen("127.0.0.1", 0) as free:
+    # Not below pytest's own folder, which every pytest that starts closes to other users.
+    with tempfile.TemporaryDirectory(prefix="swarm-postgres-") as folder, listen("127.0.0.1", 0) as free:
+        options: dict[str, Any] = {"check": True, "capture_output": True, "cwd": folder}
+        if hasattr(os, "getuid") and os.getuid() == 0:  # PostgreSQL does not run as root
+            options["user"] = "postgres"
+            shutil.chown(folder, "postgres")
         port = free.getsockname()[1]
-    data, control = str(folder / "data"), str(Path(initdb).with_name("pg_ctl"))
-    subprocess.run([initdb, "-D", data, "-U", "swarm", "-A", "trust", "-E", "UTF8", "--no-sync"], **options)
-    settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    log = str(folder / "log")
-    subprocess.run([control, "-D", data, "-o", settings, "-l", log, "-w", "start"], **options)
-    yield f"postgresql://swarm:secret@127.0.0.1:{port}"
-    subprocess.run([control, "-D", data, "-m", "immediate", "-w", "stop"], **options)
+        free.close()
+        data, control = str(Path(folder) / "data"), str(Path(initdb).with_name("pg_ctl"))
+        subprocess.run([initdb, "-D", data, "-U", "swarm", "-A", "trust", "-E", "UTF8", "--no-sync"], **options)
+        settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = str(Path(folder) / "log")
+        subprocess.run([control, "-D", data, "-o", settings, "-l", log, "-w", "start"], **options)
+        yield f"postgresql://swarm:secret@127.0.0.1:{port}"
+        subprocess.run([control, "-D", data, "-m", "immediate", "-w", "stop"], **options)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
