@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from routing.links import FORBIDDEN, forbidden
 from swarm.errors import SwarmError
 
+IDLE = 75  # s; longer than clients keep a connection, or their next request may meet its end
 FAREWELL = 3  # s for answers to end once the gateway stops
 BACKLOG = 1024
 
@@ -82,6 +83,7 @@ class HttpServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=IDLE,
                 timeout_graceful_shutdown=FAREWELL,
             )
         )
