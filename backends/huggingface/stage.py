@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backends import rows
 from backends.huggingface import attention, check, device, quantize
 from backends.huggingface.cache import NotPackedError, PackedCache, Session, SingleCache
 from backends.huggingface.family import Anatomy, Net, build
@@ -106,7 +107,9 @@ class TransformersStage:
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`; batches of several rows need `batched`."""
         span = Span(*batch.span)
-        self._require_batch(batch, span)
+        if not self.batched and len(batch.rows) > 1:
+            raise BackendError(f"{self.net.architecture} runs one session at a time")
+        rows.require(batch, self.span, self.model, self._place)
         sessions = [self._session(row, span) for row in batch.rows]
         is_tail = span.end == self.anatomy.count
         try:
@@ -183,37 +186,9 @@ class TransformersStage:
             return self.new_session(span)
         return session
 
-    def _require_batch(self, batch: Batch, span: Span) -> None:
-        if not self.span.start <= span.start < span.end <= self.span.end:
-            raise BackendError(f"blocks {span} are not inside blocks {self.span}, which this stage holds")
-        if not batch.rows:
-            raise BackendError("a batch needs at least one row")
-        if not self.batched and len(batch.rows) > 1:
-            raise BackendError(f"{self.net.architecture} runs one session at a time")
-        if len({row.session for row in batch.rows}) != len(batch.rows):
-            raise BackendError("a batch holds a session twice")
-        tokens = 0
-        for row in batch.rows:
-            self._require_row(row, span)
-            tokens += row.length
-        expected = (tokens,) if span.start == 0 else (tokens, self.model.hidden_size)
-        if batch.inputs.shape != expected:
-            raise BackendError(f"inputs of shape {batch.inputs.shape} for blocks {span}, {expected} expected")
-        if span.start == 0 and not 0 <= batch.inputs.min() <= batch.inputs.max() < self.model.vocab_size:
-            raise BackendError(f"a token id is outside the vocabulary of {self.model.vocab_size}")
-
-    def _require_row(self, row: Row, span: Span) -> None:
-        session = self.sessions.get(row.session)
-        length = session.length if session else 0
-        if row.length < 1 or not 0 <= row.outputs <= row.length:
-            raise BackendError(f"session {row.session}: a row of {row.length} tokens with {row.outputs} outputs")
-        if row.position != length:
-            raise BackendError(f"session {row.session} has {length} tokens here, so it cannot go on at {row.position}")
-        if session and session.span != span:
-            raise BackendError(f"session {row.session} runs blocks {session.span}; free it before it runs {span}")
-        limit = self.model.context_length
-        if limit and row.position + row.length > limit:
-            raise BackendError(f"session {row.session} would outgrow the model's context of {limit} tokens")
+    def _place(self, session: str) -> tuple[int, Span | None]:
+        known = self.sessions.get(session)
+        return (known.length, known.span) if known else (0, None)
 
     def _inputs(self, batch: Batch, span: Span) -> torch.Tensor:
         dtype = torch.int64 if span.start == 0 else self.torch_dtype

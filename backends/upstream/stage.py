@@ -16,6 +16,7 @@ from petals.server.memory_cache import MemoryCache
 from petals.utils.convert_block import QuantType, convert_block
 from petals.utils.misc import DUMMY_INT64
 
+from backends import rows
 from backends.huggingface import device  # knows torch, and no transformers
 from backends.stage import Array, BackendError, Batch, Memory, Options, Row, Span
 from backends.upstream import info
@@ -141,7 +142,7 @@ class PetalsStage:
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`."""
         span = Span(*batch.span)
-        row = self._only_row(batch, span)
+        row = self._only_row(batch)
         known = self._sessions.get(row.session)
         session = known or Session(span, self._slice(span), self._memory)
         try:
@@ -178,30 +179,16 @@ class PetalsStage:
     def _slice(self, span: Span) -> list[TransformerBackend]:
         return self._backends[span.start - self.span.start : span.end - self.span.start]
 
-    def _only_row(self, batch: Batch, span: Span) -> Row:
+    def _only_row(self, batch: Batch) -> Row:
         """The batch's row. Raises: BackendError: this stage cannot run the batch."""
-        if not self.span.start <= span.start < span.end <= self.span.end:
-            raise BackendError(f"blocks {span} are not inside blocks {self.span}, which this stage holds")
         if len(batch.rows) != 1:
             raise BackendError(f"a batch of {len(batch.rows)} rows; this backend runs one session at a time")
-        (row,) = batch.rows
-        session = self._sessions.get(row.session)
-        length = session.length if session else 0
-        if row.length < 1 or not 0 <= row.outputs <= row.length:
-            raise BackendError(f"session {row.session}: a row of {row.length} tokens with {row.outputs} outputs")
-        if row.position != length:
-            raise BackendError(f"session {row.session} has {length} tokens here, so it cannot go on at {row.position}")
-        if session and session.span != span:
-            raise BackendError(f"session {row.session} runs blocks {session.span}; free it before it runs {span}")
-        limit = self.model.context_length
-        if limit and row.position + row.length > limit:
-            raise BackendError(f"session {row.session} would outgrow the model's context of {limit} tokens")
-        expected = (row.length,) if span.start == 0 else (row.length, self.model.hidden_size)
-        if batch.inputs.shape != expected:
-            raise BackendError(f"inputs of shape {batch.inputs.shape} for blocks {span}, {expected} expected")
-        if span.start == 0 and not 0 <= batch.inputs.min() <= batch.inputs.max() < self.model.vocab_size:
-            raise BackendError(f"a token id is outside the vocabulary of {self.model.vocab_size}")
-        return row
+        rows.require(batch, self.span, self.model, self._place)
+        return batch.rows[0]
+
+    def _place(self, session: str) -> tuple[int, Span | None]:
+        known = self._sessions.get(session)
+        return (known.length, known.span) if known else (0, None)
 
     def truncate(self, session: str, length: int) -> None:
         """See `backends.stage.Stage.truncate`; what lies beyond `length` is overwritten."""
