@@ -11,12 +11,11 @@ from pathlib import Path
 
 import platformdirs
 
+from backends.disk import is_full
 from swarm.errors import SwarmError
 
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _WINDOWS_IN_USE = {32, 33, 1224}  # ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION, ERROR_USER_MAPPED_FILE
-_WINDOWS_FULL = {39, 112}  # ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
 
 
 def home() -> Path:
@@ -54,7 +53,7 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def _explained(error: OSError, path: Path, needed: int) -> Exception:
-    if error.errno in _FULL or getattr(error, "winerror", None) in _WINDOWS_FULL:
+    if is_full(error):
         return SwarmError(_full(path, needed))
     if getattr(error, "winerror", None) in _WINDOWS_IN_USE:
         return in_use(Path(error.filename or path))

@@ -21,6 +21,7 @@ import numpy as np
 from filelock import FileLock
 from gguf import GGUFValueType, GGUFWriter
 
+from backends.disk import is_full
 from backends.llamacpp import precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.library import Library
@@ -29,7 +30,6 @@ from backends.stage import Array, BackendError, Span
 
 FORMAT = 1  # of what is written here; another one is cut anew
 _NO_VOCABULARY = 32  # entries of an embedding that nobody uses
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 Progress = Callable[[int, int], None]
 
 
@@ -174,7 +174,7 @@ def cut(
                     raise OSError(errno.ENOSPC, "no room")
                 _write(content, source, path, library, threads, progress)
     except OSError as error:
-        if error.errno in _FULL or getattr(error, "winerror", None) in (39, 112):
+        if is_full(error):
             raise BackendError(
                 f"the disk that holds {path} is full. {content.weights / 1e9:.2f} GB are needed for blocks {span}: "
                 "free some space, or set SWARM_HOME to a folder on another disk."

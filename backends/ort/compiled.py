@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from backends.disk import is_full
 from backends.huggingface import device as torch_device
 from backends.huggingface.family import Anatomy, Net
 from backends.huggingface.files import ModelFolder
@@ -25,8 +26,6 @@ from backends.stage import BackendError, ModelInfo, Span
 FORMAT = 1  # of the graphs; another number makes them anew
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.125, "int4": 0.625}  # of a weight, with its share of a scale
 _STORED = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_WINDOWS_FULL = {39, 112}  # ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
 
 Progress = Callable[[int, int], None]
 
@@ -80,7 +79,7 @@ class Compiler:
                 done += size
                 progress(done, total)
         except OSError as error:
-            if error.errno in _FULL or getattr(error, "winerror", None) in _WINDOWS_FULL:
+            if is_full(error):
                 raise BackendError(
                     f"the disk that holds {self.folder} is full; {needed / 1e9:.1f} GB are needed to compile blocks "
                     f"{span}: free some space, or set SWARM_HOME to a folder on another disk"
