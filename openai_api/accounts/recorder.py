@@ -48,17 +48,15 @@ class Recorder:
             self._under_way, self.waiting = self.waiting, Tally()
             try:
                 await self._write(self._under_way)
-            except AccountsError as error:
+            except BaseException as error:
+                self._under_way.merge(self.waiting)
+                self.waiting = self._under_way
+                if not isinstance(error, AccountsError):
+                    raise
                 if not self._failures:
                     log.error("usage cannot be written down (%s); it is kept and tried again", error)
                 self._failures += 1
-                self._under_way.merge(self.waiting)
-                self.waiting = self._under_way
                 return False
-            except BaseException:
-                self._under_way.merge(self.waiting)
-                self.waiting = self._under_way
-                raise
             finally:
                 self._under_way = Tally()
             if self._failures:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backends import BackendError
-from backends.llamacpp import library
 from swarm import SwarmClient
+from tests.backends.test_llamacpp import needs_library
 from tests.e2e import programs
 from tests.e2e.programs import Swarm
 from tests.e2e.test_departures import test_leaving_a_stream_frees_every_hop_within_a_second  # noqa: F401
@@ -33,16 +32,7 @@ from tests.e2e.test_tokens import (  # noqa: F401
 )
 from tests.families import VOCABULARY, make_model, reference_tokens
 
-
-def is_missing() -> str:
-    try:
-        library.find()
-    except BackendError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(is_missing()), reason=is_missing() or "it is there")
+pytestmark = needs_library
 
 
 @pytest.fixture(autouse=True)

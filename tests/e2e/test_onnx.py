@@ -22,6 +22,7 @@ from tests.e2e.test_failures import (  # noqa: F401
     test_a_server_that_is_asked_to_stop_hands_its_sessions_over,
     test_killing_a_server_mid_stream_changes_no_token,
 )
+from tests.e2e.test_llamacpp import test_servers_whose_spans_overlap_form_a_route  # noqa: F401
 from tests.e2e.test_tokens import test_a_server_without_blocks_fills_the_gap  # noqa: F401
 from tests.families import VOCABULARY, make_model, reference_tokens
 
@@ -42,15 +43,6 @@ def test_greedy_tokens_equal_generate(family: str, tmp_path: Path, home: Path) -
         swarm.serve(folder, "0:1", "1:4", "4:6")
         with SwarmClient(swarm.token) as client, client.session(family, 100) as session:
             assert list(session.stream(ids, 64)) == reference_tokens(folder, ids, 64)
-
-
-def test_servers_whose_spans_overlap_form_a_route(llama: Path, home: Path) -> None:  # noqa: F811
-    """Neither has a neighbour that begins where it ends; a hop may be a part of a server's span."""
-    ids = list(range(5, 25))
-    with Swarm(home) as swarm:
-        swarm.serve(llama, "0:4", "2:5", "3:6")
-        with SwarmClient(swarm.token) as client, client.session("llama", 100) as session:
-            assert list(session.stream(ids, 64)) == reference_tokens(llama, ids, 64)
 
 
 def test_a_mixed_route_gives_the_same_tokens_and_says_what_computes(llama: Path, home: Path) -> None:  # noqa: F811
