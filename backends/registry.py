@@ -21,7 +21,6 @@ _BUILT_IN = {
     "onnx": "backends.ort",
     "petals": "backends.upstream",
 }
-_EXTRAS = {"onnx": "onnx"}
 
 
 def _found() -> dict[str, EntryPoint]:
@@ -29,7 +28,7 @@ def _found() -> dict[str, EntryPoint]:
 
 
 def names() -> list[str]:
-    """Names of the backends that are installed, the default first."""
+    """Names of the backends, the default first; what they wrap need not be installed."""
     return sorted({*_BUILT_IN, *_found()}, key=lambda name: (name != DEFAULT, name))
 
 
@@ -37,16 +36,20 @@ def find(name: str) -> Backend:
     """The backend of this name.
 
     Raises:
-        BackendError: it is not installed, or what it wraps is not.
+        BackendError: it is not installed, or what it wraps is not; the text says what to install.
     """
     try:
         if point := _found().get(name):
-            return cast(Backend, point.load())
-        if module := _BUILT_IN.get(name):
-            return cast(Backend, importlib.import_module(module))
+            backend = cast(Backend, point.load())
+        elif module := _BUILT_IN.get(name):
+            backend = cast(Backend, importlib.import_module(module))
+        else:
+            raise BackendError(f"there is no backend {name!r}; take {', '.join(names())}")
     except ImportError as error:
-        raise BackendError(f"the backend {name} cannot start ({error}){_install(name)}") from error
-    raise BackendError(f"there is no backend {name!r}; installed: {', '.join(names())}{_install(name)}")
+        raise BackendError(f"the backend {name} cannot start: {error}") from error
+    if reason := backend.missing():
+        raise BackendError(reason)
+    return backend
 
 
 def fastest(model: Path, options: Options) -> tuple[str, dict[str, str]]:
@@ -65,8 +68,3 @@ def fastest(model: Path, options: Options) -> tuple[str, dict[str, str]]:
             return name, reasons
         reasons[name] = reason
     raise BackendError(reasons[DEFAULT])
-
-
-def _install(name: str) -> str:
-    extra = _EXTRAS.get(name)
-    return f"; for {name}: pip install layerswarm[{extra}]" if extra else ""

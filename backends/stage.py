@@ -166,6 +166,10 @@ class Stage(Protocol):
 class Backend(Protocol):
     """What an entry point of the group `swarm.backends` names: a module or an object with these functions."""
 
+    def missing(self) -> str | None:
+        """What has to be installed first, and how; None: nothing. Quick: it imports no engine."""
+        ...
+
     def describe(self, model: Path) -> ModelInfo:
         """Read what is known of the model folder without its weights.
 

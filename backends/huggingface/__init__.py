@@ -13,13 +13,20 @@ torch and transformers are imported on the first call, so that importing this pa
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load", "refusal"]
+__all__ = ["describe", "load", "missing", "refusal"]
 
 _NEEDS = "the transformers backend needs torch and transformers ({}): pip install layerswarm"
+
+
+def missing() -> str | None:
+    """What has to be installed first; see `backends.stage.Backend.missing`."""
+    absent = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    return _NEEDS.format(f"there is no {absent[0]}") if absent else None
 
 
 def describe(model: Path) -> ModelInfo:

@@ -15,15 +15,24 @@ from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load", "refusal"]
+__all__ = ["describe", "load", "missing", "refusal"]
+
+
+def missing() -> str | None:
+    """What has to be installed first; see `backends.stage.Backend.missing`."""
+    from backends.llamacpp import library
+
+    try:
+        library.find()
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def describe(model: Path) -> ModelInfo:
     """Read configuration and headers; see `backends.stage.Backend.describe`."""
-    from backends.llamacpp import library
     from backends.llamacpp.source import read
 
-    library.find()
     return read(Path(model)).info()
 
 

@@ -11,13 +11,21 @@ in the model's own file, where a graph would hold a copy of all of it in memory.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load", "refusal"]
+__all__ = ["describe", "load", "missing", "refusal"]
 
+_PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir")
 _NEEDS = "the onnx backend needs more packages ({}): pip install layerswarm[onnx]"
+
+
+def missing() -> str | None:
+    """What has to be installed first; see `backends.stage.Backend.missing`."""
+    absent = [name for name in _PACKAGES if find_spec(name) is None]
+    return _NEEDS.format(", ".join(absent)) if absent else None
 
 
 def describe(model: Path) -> ModelInfo:

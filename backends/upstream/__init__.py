@@ -16,9 +16,20 @@ import warnings
 from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
-from patches import PatchError, apply
+from patches import PatchError, apply, registry
 
-__all__ = ["describe", "load", "refusal"]
+__all__ = ["describe", "load", "missing", "refusal"]
+
+_NEEDS = "the petals backend cannot start: {}"
+
+
+def missing() -> str | None:
+    """What has to be installed first; see `backends.stage.Backend.missing`."""
+    try:
+        registry.installed()
+    except PatchError as error:
+        return _NEEDS.format(error)
+    return None
 
 
 def describe(model: Path) -> ModelInfo:
@@ -49,4 +60,4 @@ def _prepare() -> None:
             warnings.simplefilter("ignore")  # of versions that are meant as they are
             importlib.import_module("petals")
     except (PatchError, ImportError) as error:
-        raise BackendError(f"the petals backend cannot start: {error}") from error
+        raise BackendError(_NEEDS.format(error)) from error

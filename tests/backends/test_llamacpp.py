@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from backends import BackendError, Batch, Options, Row, Span, registry
+from backends import llamacpp as llama_cpp
 from backends.llamacpp import cut, families, layouts, library, precision, source
 from backends.llamacpp.engine import SEQUENCES, Engine, Model, chunks
 from tests.backends.chain import CPU, Chain
 from tests.backends.conftest import MakeModel
 from tests.families import make_model, reference_tokens
 
-llama_cpp = registry.find("llama_cpp")
 PROMPTS = [[(7 * i + 3) % 500 + 5 for i in range(20)], [11, 480, 97]]
 NEW = 16
 CHANGES = {
