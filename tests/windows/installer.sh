@@ -43,7 +43,7 @@ trap 'quietly /usr/lib/wine/wineserver -k || true; rm -rf "$WINEPREFIX"' EXIT
 quietly /usr/lib/wine/wineserver -k || true
 rm -rf "$WINEPREFIX"
 quietly /usr/lib/wine/wine64 wineboot -i
-quietly /usr/lib/wine/wine64 reg add 'HKCU\Software\Wine\DllOverrides' /v ucrtbase /d native,builtin /f
+quietly /usr/lib/wine/wine64 reg import "$PWD/tests/windows/wine/overrides.reg"
 cp "$wine/python/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32/"
 quietly /usr/lib/wine/wineserver -w
 

