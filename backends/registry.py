@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
-from backends.stage import Backend, BackendError, Options
+from backends.stage import Backend, BackendError, ModelInfo, Options
 
 GROUP = "swarm.backends"
 DEFAULT = "transformers"
@@ -50,6 +50,23 @@ def find(name: str) -> Backend:
     if reason := backend.missing():
         raise BackendError(reason)
     return backend
+
+
+def describe(name: str, model: Path) -> ModelInfo:
+    """What the backend of this name knows of a model; for `auto`, what the first does that knows it.
+
+    Raises:
+        BackendError: it cannot compute the model; for `auto` the text says why the default one cannot.
+    """
+    if name != AUTO:
+        return find(name).describe(model)
+    reasons: dict[str, BackendError] = {}
+    for each in FASTEST_FIRST:
+        try:
+            return find(each).describe(model)
+        except BackendError as error:
+            reasons[each] = error
+    raise reasons[DEFAULT]
 
 
 def fastest(model: Path, options: Options) -> tuple[str, dict[str, str]]:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from openai_api.attendance import EventStream, attended
 from openai_api.console import Console, seen_by
 from openai_api.errors import ApiError
+from openai_api.keys import own_page
 
 router = APIRouter(prefix="/api", include_in_schema=False)
 
@@ -59,7 +60,7 @@ async def answer(answer: str, request: Request) -> Response:
 @router.post("/tokens")
 async def invite(body: Invitation, request: Request) -> Response:
     """A join token for further machines."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if own_page(request) is False:
         raise ApiError(403, "Join tokens are made for this gateway's own page only.", code="cross_site")
     if not request.state.caller.invites:
         message = (

@@ -116,16 +116,21 @@ class Guard:
 def same_origin(request: HTTPConnection) -> bool:
     """Whether a request that a browser sent of its own accord (with a cookie) comes from this gateway's own page.
 
-    Browsers say so in `Sec-Fetch-Site`; to those that do not, `Origin` or `Referer` must bear this gateway's name, or
-    the request changes nothing.
+    Where nothing says so, the request must change nothing.
+    """
+    said = own_page(request)
+    return request.scope["method"] in ("GET", "HEAD") if said is None else said
+
+
+def own_page(request: HTTPConnection) -> bool | None:
+    """Whether a browser says that its request comes from this gateway's own page: in `Sec-Fetch-Site`, or else by this
+    gateway's name in `Origin` or `Referer`. None: nothing says where it comes from, as with scripts.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site in ("same-origin", "none")
     named = request.headers.get("origin") or request.headers.get("referer")
-    if named is None:
-        return request.scope["method"] in ("GET", "HEAD")
-    return urlsplit(named).netloc.lower() == request.headers.get("host", "").lower()
+    return None if named is None else urlsplit(named).netloc.lower() == request.headers.get("host", "").lower()
 
 
 def require(caller: Caller, scope: str) -> None:

@@ -13,10 +13,9 @@ import time
 import webbrowser
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
 
-from backends import BackendError, Span, registry
+from backends import Span, registry
 from swarm import home, models
 from swarm.errors import SwarmError
 from swarm.jobs import Job
@@ -134,10 +133,11 @@ def up(
             not.
         verify: how many parts of each answer the gateway has computed anew.
     """
+    if backend != registry.AUTO:
+        registry.find(backend)  # before a model is fetched for it
     resolved = models.resolve(model)
     print(f"model: {resolved.name}, from {resolved.source}", file=sys.stderr, flush=True)
-    blocks = _blocks(resolved.path, backend)
-    spans = split_evenly(blocks, servers)
+    spans = split_evenly(registry.describe(backend, resolved.path).blocks, servers)
     job = Job()
     with ExitStack() as children:
 
@@ -179,19 +179,6 @@ def up(
         print("stopping", file=sys.stderr, flush=True)
         for child in (gateway, *running):
             child.ask_to_stop()  # all at once; the stack then waits for each
-
-
-def _blocks(model: Path, backend: str) -> int:
-    """How many the model has, as the backend knows it; for `auto`, the first that does.
-
-    Raises:
-        BackendError: none knows it.
-    """
-    if backend != registry.AUTO:
-        return registry.find(backend).describe(model).blocks
-    with suppress(BackendError):
-        return registry.find("transformers").describe(model).blocks
-    return registry.find("llama_cpp").describe(model).blocks
 
 
 def _watch(directory: Child, gateway: Child, servers: list[Child], stop: Stop) -> None:

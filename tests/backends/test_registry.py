@@ -79,24 +79,39 @@ class Engine:
     def refusal(self, model: Path, options: Options) -> str | None:
         return self._reason
 
+    def describe(self, model: Path) -> str:
+        if self._reason is not None:
+            raise BackendError(self._reason)
+        return str(model)
+
+
+def among(monkeypatch: pytest.MonkeyPatch, **reasons: str | None) -> None:
+    """Have these backends, which refuse everything for these reasons."""
+
+    def find(name: str) -> Engine:
+        if name not in reasons:
+            raise BackendError("not installed")
+        return Engine(reasons[name])
+
+    monkeypatch.setattr(registry, "find", find)
+
 
 def test_the_fastest_backend_that_does_not_refuse_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(**reasons: str | None) -> tuple[str, dict[str, str]]:
-        engines = {name: Engine(reason) for name, reason in reasons.items()}
-
-        def find(name: str) -> Engine:
-            if name not in engines:
-                raise BackendError("not installed")
-            return engines[name]
-
-        monkeypatch.setattr(registry, "find", find)
-        return registry.fastest(Path(), Options())
-
-    assert choose(transformers=None, llama_cpp=None) == ("llama_cpp", {})
-    name, reasons = choose(transformers=None, llama_cpp="it does not know the family")
-    assert (name, reasons) == (
-        "transformers",
-        {"llama_cpp": "it does not know the family", "onnx": "not installed"},
-    )
+    among(monkeypatch, transformers=None, llama_cpp=None)
+    assert registry.fastest(Path(), Options()) == ("llama_cpp", {})
+    among(monkeypatch, transformers=None, llama_cpp="it does not know the family")
+    reasons = {"llama_cpp": "it does not know the family", "onnx": "not installed"}
+    assert registry.fastest(Path(), Options()) == ("transformers", reasons)
+    among(monkeypatch, transformers="no weights there")
     with pytest.raises(BackendError, match="no weights there"):
-        choose(transformers="no weights there")
+        registry.fastest(Path(), Options())
+
+
+def test_auto_describes_a_model_by_whichever_backend_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    among(monkeypatch, transformers="a GGUF file", onnx=None)
+    assert str(registry.describe("auto", Path("model"))) == "model"
+    with pytest.raises(BackendError, match="a GGUF file"):
+        registry.describe("transformers", Path("model"))
+    among(monkeypatch, transformers="no weights there", onnx="another reason")
+    with pytest.raises(BackendError, match="no weights there"):
+        registry.describe("auto", Path("model"))

@@ -127,7 +127,9 @@ def test_a_token_is_made_for_the_gateways_own_page_only(swarm: Swarm) -> None:
     url = swarm.gateway()
     made = httpx.post(f"{url}/api/tokens", json={"expires": 3600, "uses": 1}).json()
     assert made["token"].startswith("swarm1:") and made["token"] != swarm.token
-    assert httpx.post(f"{url}/api/tokens", json={}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "http://elsewhere"}, {"referer": "http://elsewhere/"}):
+        assert httpx.post(f"{url}/api/tokens", json={}, headers=headers).status_code == 403
+    assert httpx.post(f"{url}/api/tokens", json={}, headers={"origin": url}).status_code == 200
     assert httpx.post(f"{url}/api/tokens", json={"expires": 1}).status_code == 400
     keyed = swarm.start("swarm-gateway", "--port", "0", "--api-key", "k").wait_line("ready:").split()[-1]
     headers = {"authorization": "Bearer k"}
