@@ -42,9 +42,9 @@ class ModelInfo:
         vocab_size: number of logits of a row.
         context_length: the longest sequence that the model was made for, in tokens; 0 where it is unbounded.
         dtype: the dtype that the weights are stored in, e.g. `bfloat16`.
-        block_bytes: stored size of each block's tensors, in bytes, length L.
-        edge_bytes: stored size of the embedding (head) and of norm plus LM head (tail), in bytes.
-        kv_bytes_per_token: bytes that one token takes in one block's KV cache at the stored dtype.
+        block_bytes: size of each block's tensors, in bytes, length L: as stored, or as options would have them held.
+        edge_bytes: the same of the embedding (head) and of norm plus LM head (tail).
+        kv_bytes_per_token: bytes that one token takes in one block's KV cache, at the stored dtype or as options say.
     """
 
     architecture: str
@@ -170,11 +170,14 @@ class Backend(Protocol):
         """What has to be installed first, and how; None: nothing. Quick: it imports no engine."""
         ...
 
-    def describe(self, model: Path) -> ModelInfo:
+    def describe(self, model: Path, options: Options | None = None) -> ModelInfo:
         """Read what is known of the model folder without its weights.
 
+        Args:
+            options: sizes are what a span loaded with them takes; None: what is stored.
+
         Raises:
-            BackendError: no model there, or not one that this backend can run.
+            BackendError: no model there, or not one that this backend can run as the options ask.
         """
         ...
 

@@ -162,12 +162,10 @@ def compare(settings: Settings, model: Path) -> list[Peer]:
         kind = precision.wanted(read, "auto", settings.quantize)
         cores = psutil.cpu_count() or 1
         say(f"quantising to {settings.quantize}")
-        file, _ = cut.cut(
-            read, Span(0, read.blocks), kind, folder / "whole", library(), cores, lambda done, total: None
-        )
+        made = cut.cut(read, Span(0, read.blocks), kind, folder / "whole", library(), cores, lambda done, total: None)
         swarm = resources.enter_context(Swarm(folder))
         peers = list(of_swarm(swarm, settings, model, read.blocks, bool(python)))
-        peers += of_llama_cpp(resources, settings, folder, file, read.blocks)
+        peers += of_llama_cpp(resources, settings, folder, made.file, read.blocks)
         if python:
             peers.append(of_petals(resources, swarm, settings, folder, model, read.blocks, python))
         else:

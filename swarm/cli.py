@@ -20,6 +20,7 @@ from rich.table import Table
 
 from swarm import __version__, admin, console, firewall, home, join, models
 from swarm import serve as serving
+from swarm.cache import cache
 from swarm.catalogue import CATALOGUE, DEFAULT
 from swarm.client import SwarmClient
 from swarm.doctor import doctor
@@ -427,5 +428,6 @@ cli.add_command(server)
 cli.add_command(router)
 cli.add_command(client)
 cli.add_command(doctor)
+cli.add_command(cache)
 for command in admin.commands:
     cli.add_command(command)

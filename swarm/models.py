@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from swarm import ggufs, hub, package
 from swarm.catalogue import CATALOGUE, Entry, near
 from swarm.errors import SwarmError
-from swarm.home import disk_errors, folder
+from swarm.home import disk_errors, folder, home
 from swarm.progress import Progress, shown
 from swarm.shards import is_complete
 
@@ -87,9 +87,18 @@ def as_spelled(name: str, others: Iterable[str]) -> str:
 
 def present() -> list[str]:
     """Names of the models that are below `SWARM_HOME`, as `resolve` takes them."""
+    kept = [path for path in folder("models").iterdir() if not path.name.startswith(".") and is_complete(path)]
+    return sorted({name_of(path) for path in kept})
+
+
+def name_of(path: Path) -> str:
+    """What the model in a folder below `SWARM_HOME`, or in a folder or GGUF file anywhere else, is called."""
+    if path.suffix.lower() == ".gguf":
+        return ggufs.name_of(path)
+    if path.parent != home() / "models":
+        return path.name
     names = {entry.repo.replace("/", "--"): name for name, entry in CATALOGUE.items()}
-    kept = [path.name for path in folder("models").iterdir() if not path.name.startswith(".") and is_complete(path)]
-    return sorted({names.get(name, name.replace("--", "/", 1)) for name in kept})
+    return names.get(path.name, path.name.replace("--", "/", 1))
 
 
 def _fetch(name: str, repo: str, entry: Entry | None, models: Path, progress: Progress, endpoint: str | None) -> Model:

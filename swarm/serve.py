@@ -77,7 +77,7 @@ def serve(settings: Settings, stop: Stop) -> None:
     model = models.resolve(settings.model)
     settings = replace(settings, backend=loading.backend_of(settings, model.path))
     backend = registry.find(settings.backend)
-    info = backend.describe(model.path)
+    info = backend.describe(model.path, loading.options_of(settings))
     if settings.blocks is not None and settings.blocks.end > info.blocks:
         raise BackendError(f"--blocks {settings.blocks} is outside {model.name}, which has {info.blocks} blocks")
     with ExitStack() as resources:

@@ -29,13 +29,13 @@ def missing() -> str | None:
     return _NEEDS.format(f"there is no {absent[0]}") if absent else None
 
 
-def describe(model: Path) -> ModelInfo:
+def describe(model: Path, options: Options | None = None) -> ModelInfo:
     """Read configuration and safetensors headers; see `backends.stage.Backend.describe`."""
     try:
         from backends.huggingface.info import describe as read
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
-    return read(Path(model))
+    return read(Path(model), options)
 
 
 def refusal(model: Path, options: Options) -> str | None:

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from backends.huggingface import files, probe, weights
+from backends.huggingface import device, files, probe, quantize, weights
 from backends.huggingface.family import Anatomy, Net, build, context_length
 from backends.huggingface.files import ModelFolder
 from backends.huggingface.weights import Plan
-from backends.stage import BackendError, ModelInfo
+from backends.stage import BackendError, ModelInfo, Options
 
 _ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def describe(path: Path) -> ModelInfo:
+def describe(path: Path, options: Options | None = None) -> ModelInfo:
     """Read a model folder's configuration and the headers of its safetensors files.
 
+    Args:
+        options: sizes are what a span loaded with them takes; None: what is stored.
+
     Raises:
-        BackendError: no model there, files of it are missing or damaged, or a family that cannot be cut into spans.
+        BackendError: no model there, files of it are missing or damaged, a family that cannot be cut into spans, or an
+            option that this machine does not have.
     """
     folder, net, anatomy, plan = examine(path)
     for shard in sorted(set(folder.weight_map.values())):
         folder.header(shard)
-    return model_info(folder, net, anatomy, plan, stored_dtype(folder, plan))
+    info = model_info(folder, net, anatomy, plan, stored_dtype(folder, plan))
+    if options is None:
+        return info
+    target = device.resolve_device(options.device)
+    quantize.require(options.quantize, target)
+    return held(info, net, device.resolve_dtype(options.dtype, info.dtype, target), options.quantize)
+
+
+def held(info: ModelInfo, net: Net, dtype: torch.dtype, method: str | None) -> ModelInfo:
+    """The same with the sizes that it has when it is loaded in `dtype` and quantised by `method`."""
+    grown = dtype.itemsize / _ITEM_BYTES[info.dtype]
+    head, tail = info.edge_bytes
+    return replace(
+        info,
+        block_bytes=tuple(quantize.held(block, dtype, method) for block in net.blocks),
+        edge_bytes=(int(head * grown), int(tail * grown)),
+        kv_bytes_per_token=int(info.kv_bytes_per_token * grown),
+    )
 
 
 def examine(path: Path, dtype: torch.dtype = torch.float32) -> tuple[ModelFolder, Net, Anatomy, Plan]:

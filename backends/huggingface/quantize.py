@@ -13,6 +13,7 @@ from torch import nn
 from backends.stage import BackendError
 
 METHODS = ("int8", "nf4")
+_BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / 64}  # of a weight; NF4 has a scale in float32 for each 64
 _OUTLIER = 6.0  # the threshold of the LLM.int8 paper
 
 
@@ -65,6 +66,15 @@ def shrinker(method: str | None, dtype: torch.dtype, device: torch.device) -> Ca
         block.to(device)
 
     return shrink
+
+
+def held(block: nn.Module, dtype: torch.dtype, method: str | None) -> int:
+    """Bytes that a block takes once it is loaded in `dtype` and shrunk."""
+    total = sum(parameter.numel() for parameter in block.parameters()) * dtype.itemsize
+    if method is None:
+        return total
+    linear = sum(layer.weight.numel() for layer in _linear_layers(block).values())
+    return total - int(linear * (dtype.itemsize - _BYTES[method]))
 
 
 def nbytes(module: nn.Module) -> int:

@@ -29,11 +29,13 @@ def missing() -> str | None:
     return None
 
 
-def describe(model: Path) -> ModelInfo:
+def describe(model: Path, options: Options | None = None) -> ModelInfo:
     """Read configuration and headers; see `backends.stage.Backend.describe`."""
+    from backends.llamacpp import stage
     from backends.llamacpp.source import read
 
-    return read(Path(model)).info()
+    source = read(Path(model))
+    return source.info() if options is None else stage.held(source, options)
 
 
 def refusal(model: Path, options: Options) -> str | None:

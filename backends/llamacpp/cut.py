@@ -8,9 +8,8 @@ states that are asked for. (A block of zeros hands on what it is given, so it do
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,14 +20,15 @@ import numpy as np
 from filelock import FileLock
 from gguf import GGUFValueType, GGUFWriter
 
-from backends.disk import is_full
+from backends import disk
+from backends.cache import Entry, Label
 from backends.llamacpp import precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.library import Library
 from backends.llamacpp.source import EMBEDDING, HEAD, NORM, Source, Tensor, Type, Value
 from backends.stage import Array, BackendError, Span
 
-FORMAT = 1  # of what is written here; another one is cut anew
+FORMAT = 2  # of what is written here; another one is cut anew
 _NO_VOCABULARY = 32  # entries of an embedding that nobody uses
 Progress = Callable[[int, int], None]
 
@@ -63,6 +63,15 @@ class Plan:
     def read(self) -> int:
         """Bytes that are read for it."""
         return sum(piece.source.nbytes for piece in self.pieces if piece.source)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A span's file, which stays while this lives."""
+
+    file: Path
+    plan: Plan
+    entry: Entry
 
 
 def plan(source: Source, span: Span, wanted: Type | None) -> Plan:
@@ -153,35 +162,35 @@ def _metadata(source: Source, span: Span, vocabulary: int) -> dict[str, Value]:
 
 
 def cut(
-    source: Source, span: Span, wanted: Type | None, folder: Path, library: Library, threads: int, progress: Progress
-) -> tuple[Path, Plan]:
-    """The file of a span below `folder`, made unless it is there. Several processes may ask: one works, others wait.
+    source: Source,
+    span: Span,
+    wanted: Type | None,
+    cache: Path | None,
+    library: Library,
+    threads: int,
+    progress: Progress,
+) -> Cut:
+    """The file of a span, made unless it is there. Several processes may ask: one works, others wait.
 
     Args:
+        cache: see `backends.cache`.
         progress: gets bytes read so far, and in all.
 
     Raises:
         BackendError: no room on the disk, or a file of the model is damaged.
     """
     content = plan(source, span, wanted)
-    kind = wanted.name.lower() if wanted is not None else "stored"
-    path = folder / f"{source.digest()}-{FORMAT}" / f"{span.start}-{span.end}-{kind}.gguf"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    kind = wanted.name.lower() if wanted is not None else source.dtype
+    with disk.written(cache or Path(tempfile.gettempdir()), content.weights, f"cut out blocks {span}"):
+        entry = Entry(cache, f"{source.digest()}-gguf{FORMAT}", f"{span.start}-{span.end}-{kind}")
+        path = entry.path / "span.gguf"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                if shutil.disk_usage(path.parent).free < content.weights:
-                    raise OSError(errno.ENOSPC, "no room")
+                disk.require(entry.path, content.weights)
                 _write(content, source, path, library, threads, progress)
-    except OSError as error:
-        if is_full(error):
-            raise BackendError(
-                f"the disk that holds {path} is full. {content.weights / 1e9:.2f} GB are needed for blocks {span}: "
-                "free some space, or set SWARM_HOME to a folder on another disk."
-            ) from error
-        raise BackendError(f"{path} cannot be written: {error}") from error
+        entry.label(Label(str(source.path), "llama_cpp", str(span), kind))
     progress(content.read, content.read)
-    return path, content
+    return Cut(path, content, entry)
 
 
 def _write(content: Plan, source: Source, path: Path, library: Library, threads: int, progress: Progress) -> None:

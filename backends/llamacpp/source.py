@@ -105,12 +105,13 @@ class Source:
         keys, values = (int(self.number(f"attention.{kind}_length", width)) for kind in ("key", "value"))
         return int(self.number("attention.head_count_kv", heads)) * (keys + values)
 
-    def info(self) -> ModelInfo:
+    def info(self, size: Callable[[Tensor], int] = lambda tensor: tensor.nbytes) -> ModelInfo:
+        """Args: size: of a tensor, in bytes; by default what it takes of the disk."""
         sizes = [0] * self.blocks
         for tensor in self.tensors.values():
             if tensor.block is not None and tensor.block < self.blocks:
-                sizes[tensor.block] += tensor.nbytes
-        tail = self.tensors[NORM].nbytes + self.tensors[EMBEDDING if self.tied else HEAD].nbytes
+                sizes[tensor.block] += size(tensor)
+        tail = size(self.tensors[NORM]) + size(self.tensors[EMBEDDING if self.tied else HEAD])
         return ModelInfo(
             architecture=self.name,
             blocks=self.blocks,
@@ -119,7 +120,7 @@ class Source:
             context_length=int(self.number("context_length", 0)),
             dtype=self.dtype,
             block_bytes=tuple(sizes),
-            edge_bytes=(self.tensors[EMBEDDING].nbytes, tail),
+            edge_bytes=(size(self.tensors[EMBEDDING]), tail),
             kv_bytes_per_token=self.kv_elements * (4 if self.dtype == "float32" else 2),
         )
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ml_dtypes
@@ -14,12 +13,13 @@ import numpy as np
 import psutil
 
 from backends import rows
+from backends.cache import Entry
 from backends.llamacpp import cut, precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, Engine, Model, chunks
 from backends.llamacpp.library import Library, library
 from backends.llamacpp.source import Source, read
-from backends.stage import Array, BackendError, Batch, Memory, Options, Row, Span
+from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
 
 KV_SHARE = 0.3  # of the free memory, for the KV cache where nobody says how large it is to be
 KV_LEAST, KV_MOST = 2048, 32_768  # tokens
@@ -45,17 +45,25 @@ def load(path: Path, span: Span, options: Options) -> LlamaStage:
     kv = kv_type(options.kv_dtype, source, options)
     device, handle = find_device(lib, options.device)
     threads = options.threads or psutil.cpu_count(logical=False) or 1
-    scratch = None
-    if options.cache is None:
-        scratch = tempfile.TemporaryDirectory(prefix="swarm-span-", ignore_cleanup_errors=True)
-    folder = options.cache or Path(str(scratch and scratch.name))
     progress = options.progress or (lambda done, total: None)
-    file, content = cut.cut(source, span, wanted, folder, lib, threads, progress)
+    made = cut.cut(source, span, wanted, options.cache, lib, threads, progress)
     count = span.end - span.start + cut.has_block_behind(source, span)
-    model = Model(lib, str(file), handle, count + (span.end == source.blocks))
-    stage = LlamaStage(source, span, model, content.weights, device, handle, threads, kv, options)
-    stage.scratch = scratch
+    model = Model(lib, str(made.file), handle, count + (span.end == source.blocks))
+    stage = LlamaStage(source, span, model, made.plan.weights, device, handle, threads, kv, options)
+    stage.entry = made.entry
     return stage
+
+
+def held(source: Source, options: Options) -> ModelInfo:
+    """What is known of the model, with the sizes that it has when it is loaded with these options.
+
+    Raises:
+        BackendError: an option that llama.cpp does not have.
+    """
+    wanted = precision.wanted(source, options.dtype, options.quantize)
+    kv = _KV_BYTES[kv_type(options.kv_dtype, source, options)]
+    info = source.info(lambda tensor: precision.nbytes(tensor.shape, precision.type_of(tensor, source, wanted)))
+    return replace(info, kv_bytes_per_token=int(source.kv_elements * kv))
 
 
 def kv_type(name: str, source: Source, options: Options) -> str:
@@ -129,7 +137,7 @@ class LlamaStage:
         self.precision = options.quantize or (
             options.dtype if source.dtype in _DTYPES and options.dtype != "auto" else source.dtype
         )
-        self.scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.entry: Entry | None = None  # held: its file is mapped
         self._loaded, self._handle, self._threads, self._kv = model, handle, threads, kv
         self._rules = architecture(source.architecture, source.blocks)
         self._scale = math.sqrt(source.hidden_size) if self._rules.scaled and span.start > 0 else 1.0

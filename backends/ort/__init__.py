@@ -28,13 +28,14 @@ def missing() -> str | None:
     return _NEEDS.format(", ".join(absent)) if absent else None
 
 
-def describe(model: Path) -> ModelInfo:
+def describe(model: Path, options: Options | None = None) -> ModelInfo:
     """Read configuration and headers; see `backends.stage.Backend.describe`."""
     try:
-        from backends.ort.stage import describe as read
+        from backends.ort import stage
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
-    return read(Path(model))
+    info = stage.describe(Path(model))
+    return info if options is None else stage.held(info, options)
 
 
 def refusal(model: Path, options: Options) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from backends.disk import is_full
+from backends import disk
+from backends.cache import Entry, Label
 from backends.huggingface import device as torch_device
 from backends.huggingface.family import Anatomy, Net
 from backends.huggingface.files import ModelFolder
@@ -21,7 +21,7 @@ from backends.huggingface.weights import Loader, Plan
 from backends.ort import graphs
 from backends.ort.builder import Builder
 from backends.ort.devices import Device
-from backends.stage import BackendError, ModelInfo, Span
+from backends.stage import ModelInfo, Span
 
 FORMAT = 1  # of the graphs; another number makes them anew
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.125, "int4": 0.625}  # of a weight, with its share of a scale
@@ -30,8 +30,20 @@ _STORED = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 Progress = Callable[[int, int], None]
 
 
+def growth(stored: str, precision: str) -> float:
+    """How many times as large weights are in `precision` as in the dtype that they are stored in."""
+    return BYTES[precision] / _STORED[stored]
+
+
 class Compiler:
-    """Compiles blocks of one model for one device and precision into a folder below `cache`."""
+    """Compiles blocks of one model for one device and precision.
+
+    Args:
+        cache: see `backends.cache`. All blocks of a model are one entry.
+
+    Raises:
+        BackendError: nothing can be written there.
+    """
 
     def __init__(
         self,
@@ -42,7 +54,7 @@ class Compiler:
         info: ModelInfo,
         device: Device,
         precision: str,
-        cache: Path,
+        cache: Path | None,
     ) -> None:
         # The whole model is known to be cut, so neither embedding nor head comes along with a block at an end.
         inner = replace(anatomy, head=frozenset(), tail=frozenset())
@@ -50,7 +62,9 @@ class Compiler:
         self.tails = Loader(net, anatomy, folder, plan, torch.float32, torch.device("cpu"), None)
         self.net, self.info, self.precision = net, info, precision
         self.builder = Builder(net.config, net.architecture, device, precision)
-        self.folder = cache / f"{_digest(folder)}-onnx{FORMAT}" / f"{device.target}-{precision}"
+        with disk.written(cache or Path(tempfile.gettempdir()), 0, "compile blocks"):
+            self.entry = Entry(cache, f"{_digest(folder)}-onnx{FORMAT}", f"{device.target}-{precision}")
+        self.folder, self.model = self.entry.path, folder.path
 
     def span(self, span: Span, progress: Progress) -> list[Path]:
         """The graphs of a span's blocks, and of the tail if it ends the model; those that are missing are compiled.
@@ -66,29 +80,29 @@ class Compiler:
             pieces.append(("tail", info.edge_bytes[1]))
         files = [self.folder / f"{name}.onnx" for name, _ in pieces]
         missing = sum(size for (_, size), file in zip(pieces, files, strict=True) if not file.exists())
-        needed = int(missing / _STORED[info.dtype] * BYTES[self.precision])
+        needed = int(missing * growth(info.dtype, self.precision))
         done, total = 0, sum(size for _, size in pieces)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.folder).free < needed:
-                raise OSError(errno.ENOSPC, "no room")
-            for (name, size), file in zip(pieces, files, strict=True):
-                with FileLock(self.folder / f"{name}.lock"):
-                    if not file.exists():
-                        self._compile(name)
-                done += size
-                progress(done, total)
-        except OSError as error:
-            if is_full(error):
-                raise BackendError(
-                    f"the disk that holds {self.folder} is full; {needed / 1e9:.1f} GB are needed to compile blocks "
-                    f"{span}: free some space, or set SWARM_HOME to a folder on another disk"
-                ) from error
-            raise BackendError(f"{self.folder} cannot be written: {error}") from error
+            with disk.written(self.folder, needed, f"compile blocks {span}"):
+                disk.require(self.folder, needed)
+                for (name, size), file in zip(pieces, files, strict=True):
+                    with FileLock(self.folder / f"{name}.lock"):
+                        if not file.exists():
+                            self._compile(name)
+                    done += size
+                    progress(done, total)
+                self.entry.label(Label(str(self.model), "onnx", self._blocks(), self.precision))
         finally:
             self.net.model.to("meta")
             torch_device.release()
         return files
+
+    def _blocks(self) -> str:
+        """Those that are compiled: `0:6, 10:15`."""
+        there = [block for block in range(self.info.blocks) if (self.folder / f"block-{block}.onnx").exists()]
+        starts = [block for block in there if block - 1 not in there]
+        ends = [block + 1 for block in there if block + 1 not in there]
+        return ", ".join(str(Span(*ends)) for ends in zip(starts, ends, strict=True))
 
     def _compile(self, name: str) -> None:
         if name == "tail":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -12,10 +12,11 @@ import numpy as np
 import psutil
 
 from backends import rows
+from backends.cache import Entry
 from backends.huggingface import family, files
 from backends.huggingface import info as models
-from backends.ort import devices, families, graphs
-from backends.ort.compiled import Compiler
+from backends.ort import compiled, devices, families, graphs
+from backends.ort.builder import tail_precision
 from backends.ort.devices import Device
 from backends.ort.edges import Embedding, Tail
 from backends.ort.engine import Engine
@@ -31,6 +32,23 @@ def describe(path: Path) -> ModelInfo:
     info = models.describe(path)
     families.find(info.architecture, family.text_config(files.read(path)), path)
     return info
+
+
+def held(info: ModelInfo, options: Options) -> ModelInfo:
+    """The same with the sizes that it has when it is loaded with these options.
+
+    Raises:
+        BackendError: an option that this backend does not have.
+    """
+    device = devices.find(options.device)
+    precision = _precision(options, device)
+    head, tail = info.edge_bytes  # the embedding stays in the model's file
+    return replace(
+        info,
+        block_bytes=tuple(int(size * compiled.growth(info.dtype, precision)) for size in info.block_bytes),
+        edge_bytes=(head, int(tail * compiled.growth(info.dtype, tail_precision(precision)))),
+        kv_bytes_per_token=int(info.kv_bytes_per_token * compiled.growth(info.dtype, device.dtype)),
+    )
 
 
 def refusal(path: Path, options: Options) -> str | None:
@@ -78,29 +96,24 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     info = describe(path)
     if not 0 <= span.start < span.end <= info.blocks:
         raise BackendError(f"blocks {span} of {path}: take START:END inside 0:{info.blocks}")
-    scratch = None
-    if options.cache is None:
-        scratch = tempfile.TemporaryDirectory(prefix="swarm-onnx-", ignore_cleanup_errors=True)
     folder, net, anatomy, plan = models.examine(path)
-    compiler = Compiler(
-        folder, net, anatomy, plan, info, device, precision, options.cache or Path(str(scratch and scratch.name))
-    )
-    compiled = compiler.span(span, options.progress or (lambda done, total: None))
+    compiler = compiled.Compiler(folder, net, anatomy, plan, info, device, precision, options.cache)
+    made = compiler.span(span, options.progress or (lambda done, total: None))
     heads = getattr(net.config, "num_key_value_heads", None) or net.config.num_attention_heads
     width = families.head_width(net.config)
     threads = options.threads or psutil.cpu_count(logical=False) or 1
 
     def engine(part: Span) -> Engine:
-        graph = graphs.joined(compiled[part.start - span.start : part.end - span.start])
+        graph = graphs.joined(made[part.start - span.start : part.end - span.start])
         return Engine(graph, compiler.folder, part, device, threads, heads, width)
 
     stage = OnnxStage(info, span, device, precision, options.dtype, engine)
-    stage.scratch = scratch
+    stage.entry = compiler.entry
     if span.start == 0:
         stage.embedding = Embedding(path)
     if span.end == info.blocks:
-        stage.tail = Tail(compiled[-1], device, threads)
-    stage.weights = sum(graphs.nbytes(file) for file in compiled)
+        stage.tail = Tail(made[-1], device, threads)
+    stage.weights = sum(graphs.nbytes(file) for file in made)
     return stage
 
 
@@ -126,7 +139,7 @@ class OnnxStage:
         self.model, self.span, self.device = info, span, str(device)
         self.dtype = device.dtype if dtype == "auto" else dtype
         self.precision = precision
-        self.scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.entry: Entry | None = None  # held: its files are mapped, and joined anew
         self.embedding: Embedding | None = None
         self.tail: Tail | None = None
         self.weights = 0

@@ -32,8 +32,8 @@ def missing() -> str | None:
     return None
 
 
-def describe(model: Path) -> ModelInfo:
-    """Read configuration and safetensors headers; see `backends.stage.Backend.describe`."""
+def describe(model: Path, options: Options | None = None) -> ModelInfo:
+    """Read configuration and safetensors headers; see `backends.stage.Backend.describe`. It holds what is stored."""
     _prepare()
     from backends.upstream.info import read
 

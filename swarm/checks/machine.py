@@ -32,10 +32,13 @@ def memory(free: int, total: int) -> Finding:
     return Finding("memory", "ok", have)
 
 
-def disk(home: str, free: int) -> Finding:
-    have = f"{size(free)} free for {home}"
+def disk(home: str, free: int, kept: int = 0) -> Finding:
+    """`kept`: bytes of spans that were cut or compiled there."""
+    have = f"{size(free)} free for {home}" + (f", where spans for servers take {size(kept)}" if kept else "")
     if free < ROOM:
         mend = "free some space, or set SWARM_HOME to a folder on another disk"
+        if kept:
+            mend = f"swarm cache clear (deletes the spans that no server uses), or {mend}"
         return Finding("disk", "warning", f"only {have}; a small model needs {size(ROOM)}", mend)
     return Finding("disk", "ok", have)
 

@@ -59,8 +59,8 @@ def whole_gguf(model: Path, folder: Path, quantize: str | None = None) -> Path:
     """A GGUF file of the whole model."""
     read = source.read(model)
     wanted = precision.wanted(read, "auto", quantize)
-    file, _ = cut.cut(read, Span(0, read.blocks), wanted, folder, library.library(), 1, lambda done, total: None)
-    return file
+    made = cut.cut(read, Span(0, read.blocks), wanted, folder, library.library(), 1, lambda done, total: None)
+    return made.file
 
 
 def by_llama_cpp_alone(file: Path, prompt: Sequence[int], new: int) -> list[int]:
@@ -256,11 +256,11 @@ def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(library, "_PACKAGES", {})
     monkeypatch.delenv(library.VARIABLE, raising=False)
     with pytest.raises(BackendError, match=r"pip install layerswarm\[llama-cpp\]"):
-        llama_cpp.describe(tmp_path)
+        registry.find("llama_cpp")
     assert "pip install" in str(llama_cpp.refusal(tmp_path, Options()))
     monkeypatch.setenv(library.VARIABLE, str(tmp_path / "nothing.so"))
     with pytest.raises(BackendError, match=library.VARIABLE):
-        llama_cpp.describe(tmp_path)
+        registry.find("llama_cpp")
 
 
 def test_an_unknown_layout_of_parameters_is_not_written_to() -> None:

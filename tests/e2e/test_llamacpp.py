@@ -92,3 +92,26 @@ def test_quantised_servers_serve_one_model_and_say_so(llama: Path, home: Path) -
         )
         assert wrong.wait_exit() == 1
         assert "no quantisation 'nf4' in llama.cpp; take q8_0" in wrong.errors
+
+
+def test_a_library_that_is_missing_is_said_before_a_model_is_looked_for(home: Path) -> None:  # noqa: F811
+    with Swarm(home) as swarm:
+        swarm.environment["SWARM_LIBLLAMA"] = str(home / "nowhere")
+        for command in (("swarm-server",), ("swarm", "up")):
+            program = swarm.start(*command, "nobody/nothing", "--backend", "llama_cpp")
+            assert program.wait_exit() == 1
+            assert "is neither llama.cpp's library nor a folder that holds it" in program.errors
+            assert "hub" not in program.errors
+
+
+def test_a_server_takes_as_many_blocks_as_fit_in_the_precision_that_it_holds_them_in(
+    llama: Path,  # noqa: F811
+    home: Path,  # noqa: F811
+) -> None:
+    """The directory decides; an option that the engine lacks is refused before the server joins."""
+    with Swarm(home) as swarm:
+        (server,) = swarm.serve(llama, "", options=["--quantize", "q4_0"])
+        assert "there is memory for" in server.errors
+        wrong = swarm.start("swarm-server", str(llama), "--backend", "llama_cpp", "--kv-dtype", "q8_0")
+        assert wrong.wait_exit() == 1
+        assert "heads whose width is a multiple of 32" in wrong.errors

@@ -10,7 +10,11 @@ from tests.swarm.toy import ToyStage
 MODEL = "toy"
 
 
-def describe(model: Path) -> ModelInfo:
+def missing() -> str | None:
+    return None
+
+
+def describe(model: Path, options: Options | None = None) -> ModelInfo:
     return ToyStage(Span(0, 1)).model
 
 
