@@ -96,6 +96,11 @@ def entries(cache: Path) -> list[Kept]:
     return sorted(found, key=lambda kept: -kept.used)
 
 
+def size(cache: Path) -> int:
+    """Bytes of the disk that all entries take. Nothing is locked, so it may be asked where nothing can be written."""
+    return sum(map(_room, _statuses(cache)))
+
+
 def remove(cache: Path, kept: Kept) -> bool:
     """Remove an entry unless somebody has it open; whether it was removed.
 

@@ -16,11 +16,6 @@ from swarm.process import clear_errors
 from swarm.tables import ago, show
 
 
-def nbytes() -> int:
-    """What all of them take of the disk."""
-    return sum(kept.size for kept in entries(home.home() / "spans"))
-
-
 @click.group(invoke_without_command=True)
 @json_option
 @click.pass_context
@@ -28,8 +23,9 @@ def cache(context: click.Context, as_json: bool) -> None:
     """The spans that servers have cut or compiled on this machine: list them, or clear them away."""
     if context.invoked_subcommand:
         return
-    with clear_errors():
-        found = entries(home.home() / "spans")
+    folder = home.home() / "spans"
+    with clear_errors(), home.disk_errors(folder):
+        found = entries(folder)
     if as_json:
         click.echo(json.dumps([_as_json(kept) for kept in found], indent=2))
         return
@@ -55,15 +51,14 @@ def clear(older_than: float | None) -> None:
     folder = home.home() / "spans"
     before = time.time() - (older_than or 0)
     freed, left = 0, []
-    with clear_errors():
+    with clear_errors(), home.disk_errors(folder):
         for kept in entries(folder):
             if kept.used > before:
                 continue
-            with home.disk_errors(kept.path):
-                if remove(folder, kept):
-                    freed += kept.size
-                else:
-                    left.append(f"{_model(kept)} {kept.label.blocks if kept.label else ''}".strip())
+            if remove(folder, kept):
+                freed += kept.size
+            else:
+                left.append(f"{_model(kept)} {kept.label.blocks if kept.label else ''}".strip())
     click.echo(f"freed {home.size(freed)}" if freed else "nothing to delete")
     if left:
         click.echo(f"in use and left: {', '.join(left)}")

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from backends import cache
 from routing.links import EXCLUDED
 from routing.security import Identity, JoinToken, SecurityError
-from swarm import cache, home
+from swarm import home
 from swarm.checks import accelerators, firewall, keys, machine, membership, ports
 from swarm.checks.finding import Finding, Level
 from swarm.errors import SwarmError
@@ -43,7 +44,7 @@ def examine(join: str | None, model: str | None, show: Callable[[str], None] = l
     yield machine.python(sys.version_info[:2], 64 if sys.maxsize > 1 << 32 else 32)
     memory = psutil.virtual_memory()
     yield machine.memory(memory.available, memory.total)
-    yield machine.disk(str(home.home()), system.free_disk(home.home()), cache.nbytes())
+    yield machine.disk(str(home.home()), system.free_disk(home.home()), cache.size(home.home() / "spans"))
     yield machine.long_paths(windows.long_paths(), str(home.home()))
     idle = system.tool("powercfg", "/query", "SCHEME_CURRENT", "SUB_SLEEP", "STANDBYIDLE") if WINDOWS else ""
     yield machine.sleep(machine.parse_idle(idle))

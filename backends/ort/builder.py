@@ -82,7 +82,7 @@ class Builder:
 
     def tail(self, blocks: int, norm: nn.Module, head: nn.Module) -> ir.Model:
         """The graph of the final norm and the LM head, which keeps 8 bits where the blocks have 4."""
-        precision = tail_precision(self.precision)
+        precision = "int8" if self.precision == "int4" else self.precision
         model = self._model(precision)
         graph = model.model.graph
         hidden = model.make_value(f"hidden.{blocks}", model.io_dtype, model.make_hidden_state_shape())
@@ -117,11 +117,6 @@ class Builder:
                 finished = model.to_nbits()
         finished.graph.sort()
         return finished
-
-
-def tail_precision(precision: str) -> str:
-    """Of the LM head, where the blocks have `precision`."""
-    return "int8" if precision == "int4" else precision
 
 
 def _silence() -> contextlib.redirect_stdout[io.StringIO]:

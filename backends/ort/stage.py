@@ -15,8 +15,8 @@ from backends import rows
 from backends.cache import Entry
 from backends.huggingface import family, files
 from backends.huggingface import info as models
-from backends.ort import compiled, devices, families, graphs
-from backends.ort.builder import tail_precision
+from backends.ort import devices, families, graphs
+from backends.ort.compiled import Compiler, growth
 from backends.ort.devices import Device
 from backends.ort.edges import Embedding, Tail
 from backends.ort.engine import Engine
@@ -43,11 +43,12 @@ def held(info: ModelInfo, options: Options) -> ModelInfo:
     device = devices.find(options.device)
     precision = _precision(options, device)
     head, tail = info.edge_bytes  # the embedding stays in the model's file
+    tail_precision = "int8" if precision == "int4" else precision
     return replace(
         info,
-        block_bytes=tuple(int(size * compiled.growth(info.dtype, precision)) for size in info.block_bytes),
-        edge_bytes=(head, int(tail * compiled.growth(info.dtype, tail_precision(precision)))),
-        kv_bytes_per_token=int(info.kv_bytes_per_token * compiled.growth(info.dtype, device.dtype)),
+        block_bytes=tuple(int(size * growth(info.dtype, precision)) for size in info.block_bytes),
+        edge_bytes=(head, int(tail * growth(info.dtype, tail_precision))),
+        kv_bytes_per_token=int(info.kv_bytes_per_token * growth(info.dtype, device.dtype)),
     )
 
 
@@ -97,14 +98,14 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     if not 0 <= span.start < span.end <= info.blocks:
         raise BackendError(f"blocks {span} of {path}: take START:END inside 0:{info.blocks}")
     folder, net, anatomy, plan = models.examine(path)
-    compiler = compiled.Compiler(folder, net, anatomy, plan, info, device, precision, options.cache)
-    made = compiler.span(span, options.progress or (lambda done, total: None))
+    compiler = Compiler(folder, net, anatomy, plan, info, device, precision, options.cache)
+    compiled = compiler.span(span, options.progress or (lambda done, total: None))
     heads = getattr(net.config, "num_key_value_heads", None) or net.config.num_attention_heads
     width = families.head_width(net.config)
     threads = options.threads or psutil.cpu_count(logical=False) or 1
 
     def engine(part: Span) -> Engine:
-        graph = graphs.joined(made[part.start - span.start : part.end - span.start])
+        graph = graphs.joined(compiled[part.start - span.start : part.end - span.start])
         return Engine(graph, compiler.folder, part, device, threads, heads, width)
 
     stage = OnnxStage(info, span, device, precision, options.dtype, engine)
@@ -112,8 +113,8 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     if span.start == 0:
         stage.embedding = Embedding(path)
     if span.end == info.blocks:
-        stage.tail = Tail(made[-1], device, threads)
-    stage.weights = sum(graphs.nbytes(file) for file in made)
+        stage.tail = Tail(compiled[-1], device, threads)
+    stage.weights = sum(graphs.nbytes(file) for file in compiled)
     return stage
 
 
