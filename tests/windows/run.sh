@@ -4,7 +4,7 @@
 #   tests/windows/run.sh [ARGUMENTS OF pytest in place of the subset]
 #   tests/windows/run.sh --linux          the same subset with this machine's own Python, without Wine
 #
-# SWARM_WINE names the folder for Python, Wine's prefix and the wheels (1.5 GB, kept; default below ~/.cache). PYTHON is
+# SWARM_WINE names the folder for Python, Wine's prefix and the wheels (1.6 GB, kept; default below ~/.cache). PYTHON is
 # the Linux Python. Where Wine cannot be had it prints one line that begins with NOTICE and ends with 0.
 set -euo pipefail
 
@@ -54,8 +54,8 @@ import configparser
 
 setup = configparser.ConfigParser()
 setup.read("setup.cfg", encoding="utf-8")
-llama_cpp = setup["options.extras_require"]["llama-cpp"].strip()
-print(setup["options"]["install_requires"].strip(), llama_cpp, "pytest", "pytest-timeout", "hypothesis", sep="\n")
+extras = [setup["options.extras_require"][name].strip() for name in ("llama-cpp", "onnx")]
+print(setup["options"]["install_requires"].strip(), *extras, "pytest", "pytest-timeout", "hypothesis", sep="\n")
 PY
 tests/windows/setup.sh "$wine" -r "$wine/requirements.txt" -c constraints.txt || {
     code=$?

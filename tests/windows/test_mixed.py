@@ -42,9 +42,9 @@ class Swarm:
         environment = {"SWARM_HOME": str(home), "SWARM_JOIN": self.token}
         return self._running.enter_context(Program(module, *arguments, python=(python,), **environment))
 
-    def serve(self, python: str, model: Path, blocks: str, name: str) -> Program:
+    def serve(self, python: str, model: Path, blocks: str, name: str, *options: str) -> Program:
         """A server that need not be ready yet."""
-        return self.start(python, "server", str(model), "--blocks", blocks, "--model-name", name, *ALIKE)
+        return self.start(python, "server", str(model), "--blocks", blocks, "--model-name", name, *ALIKE, *options)
 
 
 @pytest.fixture
@@ -52,6 +52,26 @@ def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
     monkeypatch.setenv("SWARM_HOME", str(tmp_path / "client"))
     with ExitStack() as running:
         yield Swarm(running, tmp_path)
+
+
+def assert_a_loss_changes_no_token(swarm: Swarm, model: Path, head: Program, system: str, blocks: str) -> None:
+    """Kill the head of the only route mid-stream, once a replica runs on `system`."""
+    with SwarmClient(swarm.token) as client, client.session("tiny", max_length=300) as session:
+        list(session.stream(PROMPT, max_new_tokens=2))  # the route goes over the only servers there are, and stays
+        servers = len(client.view.serving("tiny"))
+        swarm.serve(system, model, blocks, "tiny").line("ready:")
+        client._directory.wait_for(lambda view: len(view.serving("tiny")) == servers + 1, PATIENCE)
+        lost = session.route[0].peer
+        session.position = 0
+        tokens = []
+        for token in session.stream(PROMPT, max_new_tokens=200):
+            tokens.append(token)
+            if len(tokens) == 20:
+                assert session.route[0].peer == lost
+                head.process.kill()
+        assert tokens == reference_tokens(model, PROMPT, 200)
+        assert session.route[0].peer != lost
+        assert any("was lost" in notice for notice in session.notices)
 
 
 @pytest.mark.parametrize(
@@ -68,21 +88,38 @@ def test_a_replica_on_the_other_system_takes_over_from_a_head_that_is_killed_mid
     first = [swarm.serve(system, model, span, "tiny") for system, span in zip(systems, spans, strict=True)]
     for each in first:
         each.line("ready:")
-    with SwarmClient(swarm.token) as client, client.session("tiny", max_length=300) as session:
-        list(session.stream(PROMPT, max_new_tokens=2))  # the route goes over the only servers there are, and stays
-        swarm.serve(replica, model, spans[0], "tiny").line("ready:")
-        client._directory.wait_for(lambda view: len(view.serving("tiny")) == 3, PATIENCE)
-        lost = session.route[0].peer
-        session.position = 0
-        tokens = []
-        for token in session.stream(PROMPT, max_new_tokens=200):
-            tokens.append(token)
-            if len(tokens) == 20:
-                assert session.route[0].peer == lost
-                first[0].process.kill()
-        assert tokens == reference_tokens(model, PROMPT, 200)
-        assert session.route[0].peer != lost
-        assert any("was lost" in notice for notice in session.notices)
+    assert_a_loss_changes_no_token(swarm, model, first[0], replica, spans[0])
+
+
+def test_three_engines_on_two_systems_share_a_route_and_the_loss_of_one_changes_no_token(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    """llama.cpp and transformers on Windows and Linux, ONNX Runtime on Linux; then transformers in llama.cpp's place.
+
+    ONNX Runtime starts four times slower in Wine, and `test_swarm_windows.py` has it there.
+    """
+    model = make_model("llama", tmp_path / "tiny")
+    first = swarm.serve(WINDOWS, model, "0:2", "tiny", "--backend", "llama_cpp")
+    others = [
+        swarm.serve(sys.executable, model, "2:4", "tiny"),
+        swarm.serve(sys.executable, model, "4:6", "tiny", "--backend", "onnx"),
+    ]
+    for each in (first, *others):
+        each.line("ready:")
+    with SwarmClient(swarm.token) as client:
+        (served,) = client.models()
+    assert [server.backend for server in served.servers] == ["llama_cpp", "transformers", "onnx"]
+    assert_a_loss_changes_no_token(swarm, model, first, sys.executable, "0:2")
+
+
+@pytest.mark.model
+def test_a_real_model_in_llama_cpp_on_windows_gives_the_tokens_of_the_whole_model(swarm: Swarm, smollm2: Path) -> None:
+    """Two servers, in float32."""
+    spans = ("0:15", "15:30")
+    for server in [swarm.serve(WINDOWS, smollm2, span, "real", "--backend", "llama_cpp") for span in spans]:
+        server.line("ready:")
+    with SwarmClient(swarm.token) as client, client.session("real", max_length=64) as session:
+        assert list(session.stream(PROMPT, max_new_tokens=24)) == reference_tokens(smollm2, PROMPT, 24)
 
 
 @pytest.mark.model

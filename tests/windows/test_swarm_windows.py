@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends import BackendError
-from backends.llamacpp import library
+from backends import BackendError, registry
 from routing.security import Identity, JoinToken
 from swarm import SwarmClient
 from tests.families import make_model, reference_tokens
@@ -62,14 +61,17 @@ def test_two_servers_give_the_tokens_of_the_whole_model(swarm: Swarm, monkeypatc
     assert tokens == reference_tokens(swarm.model, PROMPT, 24)
 
 
-def test_spans_in_llama_cpp_give_the_tokens_of_the_whole_model(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Converted and cut below a home whose name has blanks and letters of any language."""
+@pytest.mark.parametrize("backend", ["llama_cpp", "onnx"])
+def test_spans_in_other_engines_give_the_tokens_of_the_whole_model(
+    backend: str, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut or compiled below a home whose name has blanks and letters of any language."""
     try:
-        library.find()
+        registry.find(backend)
     except BackendError as error:
         pytest.skip(str(error))
     monkeypatch.setenv("SWARM_HOME", str(swarm.home))
-    options = ("--backend", "llama_cpp", "--model-name", "in-llama-cpp", "--kv-tokens", "1024", "--threads", "1")
+    options = ("--backend", backend, "--model-name", backend, "--kv-tokens", "1024", "--threads", "1")
     with ExitStack() as running:
         servers = [
             running.enter_context(swarm.program("server", str(swarm.model), "--blocks", span, *options))
@@ -77,7 +79,7 @@ def test_spans_in_llama_cpp_give_the_tokens_of_the_whole_model(swarm: Swarm, mon
         ]
         for server in servers:
             server.line("ready:")
-        with SwarmClient(swarm.token) as client, client.session("in-llama-cpp", max_length=64) as session:
+        with SwarmClient(swarm.token) as client, client.session(backend, max_length=64) as session:
             tokens = list(session.stream(PROMPT, max_new_tokens=24))
     assert tokens == reference_tokens(swarm.model, PROMPT, 24)
 
