@@ -15,7 +15,9 @@ from backends.disk import is_full
 from swarm.errors import SwarmError
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_WINDOWS_IN_USE = {32, 33, 1224}  # ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION, ERROR_USER_MAPPED_FILE
+# ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION, ERROR_DIR_NOT_EMPTY (a file that is deleted is still open),
+# ERROR_USER_MAPPED_FILE
+_WINDOWS_IN_USE = {32, 33, 145, 1224}
 
 
 def home() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,8 +89,10 @@ class Engine:
         params.offload_kqv = offload
         if kv == "float32":
             params.kinds[FLASH] = 0  # on CPUs flash attention rounds to 16 bits whatever it is given
-        self._callback = layouts.EvalCallback(self._on_node)
         if not marked:
+            # Held weakly, or this object would hold itself, and with it the span's memory and file when it is let go.
+            seen: Any = weakref.WeakMethod(self._on_node)
+            self._callback = layouts.EvalCallback(lambda *node: seen()(*node))
             params.cb_eval = ctypes.cast(self._callback, ctypes.c_void_p)
         self._handle = self._library.new_context(model.handle or 0, params)
         if not self._handle:

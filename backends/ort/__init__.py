@@ -31,11 +31,12 @@ def missing() -> str | None:
 def describe(model: Path, options: Options | None = None) -> ModelInfo:
     """Read configuration and headers; see `backends.stage.Backend.describe`."""
     try:
-        from backends.ort import stage
+        from backends.ort.stage import describe as read
+        from backends.ort.stage import held
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
-    info = stage.describe(Path(model))
-    return info if options is None else stage.held(info, options)
+    info = read(Path(model))
+    return info if options is None else held(info, options)
 
 
 def refusal(model: Path, options: Options) -> str | None:

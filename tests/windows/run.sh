@@ -11,7 +11,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 started=$SECONDS
 subset=(
+    tests/backends/test_cache.py
     tests/routing
+    tests/swarm/test_cache.py
     tests/swarm/test_checks.py
     tests/swarm/test_console.py
     tests/swarm/test_doctor.py
