@@ -246,6 +246,14 @@ def directory(
     metavar="SECONDS",
     help="How long a server that is asked to stop waits for its sessions to move to others.",
 )
+@click.option(
+    "--awake",
+    type=click.FloatRange(0),
+    default=serving.Settings.awake,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it stays awake for the next step of an answer, which is faster and takes power. 0: never.",
+)
 @click.option("--name", default="", help="Shown to others.  [default: the name of this machine]")
 @click.option("--model-name", default="", help="The model's name in the swarm.")
 @verbose_option

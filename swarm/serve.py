@@ -28,6 +28,7 @@ from swarm.moves import Moves
 from swarm.process import Stop, announce
 from swarm.server import Server
 from swarm.tenure import Tenure
+from swarm.vigil import AWAKE, Vigil
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Settings:
     model_name: str = ""
     threads: int | None = None
     drain: float = 30.0  # s
+    awake: float = AWAKE
 
 
 def parse_span(text: str) -> Span:
@@ -129,6 +131,7 @@ def serve(settings: Settings, stop: Stop) -> None:
         poller.register(listener.socket, zmq.POLLIN)
         dialer = Dialer(context, identity, poller, expelled=directory.expelled)
         resources.callback(dialer.close)
+        vigil = Vigil(poller, settings.awake)
         resources.callback(directory.withdraw)
         server = msgspec.structs.replace(server, movable=moves is not None)
         served: Span | None = None  # what it served before it moved
@@ -167,10 +170,10 @@ def serve(settings: Settings, stop: Stop) -> None:
                 announce(f"ready: {text}")
             else:
                 log.info("moved: %s", text)
-            loop.run(poller, tenure)
+            loop.run(vigil, tenure)
             if loop.sessions:
                 log.info("waiting for %d sessions to move or end, at most %.0f s", loop.sessions, settings.drain)
-            loop.drain(poller, settings.drain)
+            loop.drain(vigil, settings.drain)
             served, span = span, None if stop.is_set() else tenure.target
             del stage, loop, tenure  # the memory is needed for the next span
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import zmq
 
 from backends import BackendError, Stage
 from backends.stage import Array
@@ -27,13 +26,14 @@ from swarm.neighbours import COUNTED, Neighbours
 from swarm.outputs import Outputs
 from swarm.scheduler import Scheduler, Work, pack
 from swarm.seats import Refusal, Seat, Seats
+from swarm.vigil import Vigil
 
 log = logging.getLogger(__name__)
 
 FailureCode = Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost_hop", "memory"]
 
 BATCH_TOKENS = 512
-POLL = 200  # ms
+POLL = 0.2  # s
 OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
 MESSAGES = 256  # answered between two batches, so that nobody keeps the server from computing by talking
 DROPPED = 5000  # messages of those who say too much, read and dropped between two batches
@@ -90,19 +90,19 @@ class Server:
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
 
-    def run(self, poller: zmq.Poller, stop: threading.Event) -> None:
-        """Serve until `stop` is set. `poller` holds the sockets of both."""
+    def run(self, vigil: Vigil, stop: threading.Event) -> None:
+        """Serve until `stop` is set. `vigil` watches the sockets of both."""
         while not stop.is_set():
-            poller.poll(POLL if self._idle else 0)
+            vigil.wait(POLL if self._idle else 0)
             self.turn()
 
-    def drain(self, poller: zmq.Poller, patience: float) -> None:
+    def drain(self, vigil: Vigil, patience: float) -> None:
         """Let the sessions move to other servers, or end. What is left after `patience` seconds fails."""
         limit = self._clock() + patience
         self.leave()
         self._report(self._seats.free, len(self._seats))
         while self.sessions and self._clock() < limit:
-            poller.poll(POLL if self._idle else 0)
+            vigil.wait(POLL if self._idle else 0)
             self.turn()
         self.dismiss()
 
