@@ -119,8 +119,7 @@ def require_use(architecture: str, config: Any, device: Device, quantize: str | 
         )
     if quantize and architecture in EXPERTS:
         raise BackendError(
-            f"--quantize {quantize}: the onnx backend keeps the experts of a {architecture} in float32; leave it out, "
-            "or take --backend llama_cpp"
+            f"--quantize {quantize}: the onnx backend keeps the experts of a {architecture} in float32; leave it out"
         )
 
 
