@@ -67,19 +67,26 @@ class _Exit:
 
 
 class View:
-    """Runs the blocks of `span`. With `tail`, what comes after the last block runs as well."""
+    """Runs the blocks of `span`.
 
-    def __init__(self, net: Net, anatomy: Anatomy, span: Span, tail: bool) -> None:
+    With `tail`, what comes after the last block runs as well; without `head`, what comes before the first does not
+    count. An empty span at either end is what comes before or after all blocks.
+    """
+
+    def __init__(self, net: Net, anatomy: Anatomy, span: Span, tail: bool, head: bool = True) -> None:
         self.anatomy = anatomy
-        blocks: list[Any] = [_Skip(block, anatomy.returns) for block in net.blocks[: span.start]]
+        head = head and span.start == 0
+        passed = max(span.start, int(span.end == 0))  # there is always one block to enter and to leave by
+        blocks: list[Any] = [_Skip(block, anatomy.returns) for block in net.blocks[:passed]]
         blocks += net.blocks[span.start : span.end]
         self.entry: _Entry | None = None
         self.exit: _Exit | None = None
-        if span.start > 0:
-            blocks[span.start] = self.entry = _Entry(blocks[span.start])
+        if not head:
+            first = min(span.start, len(blocks) - 1)
+            blocks[first] = self.entry = _Entry(blocks[first])
         if not tail:
             blocks[-1] = self.exit = _Exit(blocks[-1])
-        run = (anatomy.head if span.start == 0 else frozenset()) | (anatomy.tail if tail else frozenset())
+        run = (anatomy.head if head else frozenset()) | (anatomy.tail if tail else frozenset())
         stand_ins = {
             name: StandIn(module, net.config.hidden_size, net.model.dtype)
             for name, module in net.edges().items()
@@ -88,6 +95,27 @@ class View:
         self.model = _copy_path(net, blocks, stand_ins)
         self.base = getattr(self.model, net.path[0])
         self.selects = takes(self.model, "logits_to_keep")
+
+    def between(self, hidden: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        """Hidden states `[batch, tokens, hidden]` after the range, of those before it; neither head nor tail runs.
+
+        `arguments` are what else the family's forward is given.
+        """
+        assert self.entry is not None and self.exit is not None
+        self.entry.hidden = hidden
+        self.base(inputs_embeds=hidden.clone(), **arguments)
+        out, self.exit.hidden = self.exit.hidden, None
+        assert out is not None
+        return out
+
+    def after(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states after the final norm, and logits, of hidden states `[batch, tokens, hidden]` before it."""
+        assert self.entry is not None
+        out = []
+        for module in (self.base, self.model):
+            self.entry.hidden = hidden
+            out.append(module(inputs_embeds=hidden.clone(), use_cache=False))
+        return out[0][0], out[1].logits
 
     def hidden(self, x: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Hidden states `[tokens, hidden]` after the last block of the range, before any final norm."""

@@ -1,7 +1,8 @@
 """The backend `onnx`: every block compiled once into an ONNX graph, and the graphs of a span joined into one session.
 
 * `devices` finds what ONNX Runtime can compute on here, by the names that `--device` takes;
-* `builder` has onnxruntime-genai's model builder write the graph of one block or of what follows the last;
+* `builder` has onnxruntime-genai's model builder write the graph of one block or of what follows the last, `export`
+  (with `products`) has torch write it for families that the builder does not know; `families` says which;
 * `compiled` keeps those graphs on the disk, `graphs` reads, writes and joins them;
 * `places` holds keys and values, `engine` runs a joined graph, `stage` serves a span.
 
@@ -18,7 +19,7 @@ from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
 __all__ = ["describe", "load", "missing", "refusal"]
 
-_PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir")
+_PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir", "onnxscript")
 _NEEDS = "the onnx backend needs more packages ({}): pip install layerswarm[onnx]"
 
 

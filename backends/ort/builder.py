@@ -19,13 +19,13 @@ from typing import Any
 
 import onnx_ir as ir
 from onnxruntime_genai.models import builders
-from torch import nn
 
+from backends.huggingface.family import Net
 from backends.ort.devices import Device
 from backends.ort.families import FAMILIES, told
 from backends.stage import BackendError
 
-LAST_POSITIONS, LONGEST = "seqlens_k/output_0", "total_seq_len/output_0"
+LAST_POSITIONS, LONGEST, POSITIONS = "seqlens_k/output_0", "total_seq_len/output_0", "position_ids"
 NORMED, LOGITS = "hidden_states", "logits"
 
 logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # it tells of every matrix
@@ -41,11 +41,12 @@ class Builder:
         precision: of the weights: `float32`, `float16`, `int8` or `int4`, the last two in blocks of 32 numbers.
     """
 
-    def __init__(self, config: Any, architecture: str, device: Device, precision: str) -> None:
-        self.config, self.device, self.precision = told(config, architecture), device, precision
-        self.family = getattr(builders, FAMILIES[architecture].builder)
+    def __init__(self, net: Net, device: Device, precision: str) -> None:
+        self.net, self.device, self.precision = net, device, precision
+        self.config = told(net.config, net.architecture)
+        self.family = getattr(builders, FAMILIES[net.architecture].builder)
 
-    def block(self, number: int, block: nn.Module) -> ir.Model:
+    def block(self, number: int) -> ir.Model:
         """The graph of a block whose weights are loaded in float32."""
         model = self._model(self.precision)
         graph, cache = model.model.graph, ("key", "value")
@@ -53,13 +54,12 @@ class Builder:
         graph.inputs.append(hidden)
         graph.inputs.append(model.make_value(LAST_POSITIONS, ir.DataType.INT32, ["batch_size"]))
         graph.inputs.append(model.make_value(LONGEST, ir.DataType.INT32, []))
-        if "position_ids" in model.input_names:
-            graph.inputs.append(model.make_value("position_ids", ir.DataType.INT64, ["batch_size", "sequence_length"]))
+        if POSITIONS in model.input_names:
+            graph.inputs.append(model.make_value(POSITIONS, ir.DataType.INT64, ["batch_size", "sequence_length"]))
         for kind in cache:
             key = f"past_key_values.{kind}"
-            graph.inputs.append(
-                model.make_value(model.input_names[key][number], model.input_types[key], model.input_shapes[key])
-            )
+            shape = [*model.input_shapes[key][:3], model.head_size]
+            graph.inputs.append(model.make_value(model.input_names[key][number], model.input_types[key], shape))
         model.mask_attrs.update(
             seqlens_k=LAST_POSITIONS.removesuffix("/output_0"), total_seq_len=LONGEST.removesuffix("/output_0")
         )
@@ -68,7 +68,7 @@ class Builder:
         if without_rope and not without_rope[number]:
             model.attention_attrs.update(rope=False, use_rope_in_attn=False)
         with _silence():
-            model.make_layer(number, block)
+            model.make_layer(number, self.net.blocks[number])
         after = f"hidden.{number + 1}"
         ends = [model.layernorm_attrs["root_input"], model.layernorm_attrs["skip_input"]]
         model.make_node("Add", ends, [after], name=f"/blocks/{number}/Add")
@@ -80,8 +80,9 @@ class Builder:
             )
         return self._finished(model, self.precision)
 
-    def tail(self, blocks: int, norm: nn.Module, head: nn.Module) -> ir.Model:
+    def tail(self) -> ir.Model:
         """The graph of the final norm and the LM head, which keeps 8 bits where the blocks have 4."""
+        blocks, norm, head = len(self.net.blocks), self.net.owner().norm, self.net.model.get_output_embeddings()
         precision = "int8" if self.precision == "int4" else self.precision
         model = self._model(precision)
         graph = model.model.graph

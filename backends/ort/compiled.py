@@ -18,12 +18,13 @@ from backends.huggingface import device as torch_device
 from backends.huggingface.family import Anatomy, Net
 from backends.huggingface.files import ModelFolder
 from backends.huggingface.weights import Loader, Plan
-from backends.ort import graphs
+from backends.ort import families, graphs
 from backends.ort.builder import Builder
 from backends.ort.devices import Device
+from backends.ort.export import Exporter
 from backends.stage import ModelInfo, Span
 
-FORMAT = 1  # of the graphs; another number makes them anew
+FORMAT = 2  # of the graphs; another number makes them anew
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.125, "int4": 0.625}  # of a weight, with its share of a scale
 _STORED = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -61,7 +62,10 @@ class Compiler:
         self.blocks = Loader(net, inner, folder, plan, torch.float32, torch.device("cpu"), None)
         self.tails = Loader(net, anatomy, folder, plan, torch.float32, torch.device("cpu"), None)
         self.net, self.info, self.precision = net, info, precision
-        self.builder = Builder(net.config, net.architecture, device, precision)
+        if families.is_built(net.architecture, net.config):
+            self.writer: Builder | Exporter = Builder(net, device, precision)
+        else:
+            self.writer = Exporter(net, anatomy, precision)
         with disk.written(cache or Path(tempfile.gettempdir()), 0, "compile blocks"):
             self.entry = Entry(cache, f"{_digest(folder)}-onnx{FORMAT}", f"{device.target}-{precision}")
         self.folder, self.model = self.entry.path, folder.path
@@ -108,11 +112,11 @@ class Compiler:
         if name == "tail":
             count = self.info.blocks
             self.tails.load(Span(count, count))
-            graph = self.builder.tail(count, self.net.owner().norm, self.net.model.get_output_embeddings())
+            graph = self.writer.tail()
         else:
             number = int(name.removeprefix("block-"))
             self.blocks.load(Span(number, number + 1))
-            graph = self.builder.block(number, self.net.blocks[number])
+            graph = self.writer.block(number)
         graphs.write(graph, self.folder, name)
 
 

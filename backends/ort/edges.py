@@ -10,15 +10,18 @@ import torch
 
 from backends.huggingface import device as torch_device
 from backends.huggingface import info as models
+from backends.huggingface.view import View
 from backends.huggingface.weights import Loader
 from backends.ort import devices, graphs
 from backends.ort.builder import LOGITS, NORMED
 from backends.ort.devices import Device
 from backends.stage import Array, Output, Span
 
+CHUNK = 128  # tokens that are embedded at once; a family's forward makes a mask of CHUNK x CHUNK, or some
+
 
 class Embedding:
-    """The table of embeddings, as it lies in the model's file."""
+    """The table of embeddings, as it lies in the model's file: all that comes before the blocks that are built."""
 
     def __init__(self, path: Path) -> None:
         folder, net, anatomy, plan = models.examine(path)
@@ -32,10 +35,32 @@ class Embedding:
             math.sqrt(config.hidden_size) if gemma else getattr(config, "embedding_multiplier", 1.0)
         )
 
-    def __call__(self, ids: Array) -> Array:
-        """`[tokens, width]` float32 of `[tokens]` ids."""
+    def __call__(self, ids: Array, positions: Array) -> Array:
+        """`[tokens, width]` float32 of `[tokens]` ids and positions."""
         found: Array = self._table[ids].astype(np.float32)
         return found if self._scale == 1 else found * self._scale
+
+
+class FamilyEmbedding:
+    """What comes before blocks that are exported, as the family's own forward has it: positions and norms, too."""
+
+    def __init__(self, path: Path) -> None:
+        folder, net, anatomy, plan = models.examine(path)
+        dtype = torch_device.DTYPES[models.stored_dtype(folder, plan)]
+        Loader(net, anatomy, folder, plan, dtype, torch.device("cpu"), None).load(Span(0, 0))
+        table = net.model.get_input_embeddings()
+        for name, module in net.edges().items():
+            if name in anatomy.head and module is not table:
+                module.float()
+        table.register_forward_hook(lambda module, given, found: found.float())
+        self._view = View(net, anatomy, Span(0, 0), tail=False)
+
+    def __call__(self, ids: Array, positions: Array) -> Array:
+        """`[tokens, width]` float32 of `[tokens]` ids and positions."""
+        pieces = [torch.from_numpy(array.astype(np.int64)).split(CHUNK) for array in (ids, positions)]
+        with torch.inference_mode():
+            out: Array = torch.cat([self._view.hidden(*piece, None) for piece in zip(*pieces, strict=True)]).numpy()
+        return out
 
 
 class Tail:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from backends.ort import devices
-from backends.ort.builder import LAST_POSITIONS, LONGEST
+from backends.ort.builder import LAST_POSITIONS, LONGEST, POSITIONS
 from backends.ort.devices import Device
 from backends.ort.places import Board, Places, Seat
 from backends.stage import Array, Span
@@ -30,16 +30,15 @@ class Engine:
     Args:
         graph: of the blocks, joined.
         data: the folder of its tensors.
-        heads, width: of keys and values.
     """
 
-    def __init__(
-        self, graph: onnx.ModelProto, data: Path, span: Span, device: Device, threads: int, heads: int, width: int
-    ) -> None:
+    def __init__(self, graph: onnx.ModelProto, data: Path, span: Span, device: Device, threads: int) -> None:
         self.span, self.device, self.dtype = span, device, np.dtype(device.dtype)
         self.session = devices.session(device, graph.SerializeToString(), data, threads)
-        self.places = Places(device, span.end - span.start, heads, width)
-        self.positions = any(entry.name == "position_ids" for entry in self.session.get_inputs())
+        shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
+        _, heads, _, width = shapes[f"past_key_values.{span.start}.key"]
+        self.inputs = frozenset(shapes)
+        self.places = Places(device, span.end - span.start, heads, width, clean=LONGEST not in shapes)
 
     def run(self, hidden: Array, pieces: Sequence[Piece]) -> Array:
         """Run packed tokens; the sessions' lengths stay as they are.
@@ -86,15 +85,12 @@ class Engine:
         binding = board.bindings.get(places) or self._bind(board, places)
         y = np.empty_like(x)
         last = lengths - np.int32(1)
-        longest = lengths.max()
-        inputs: list[tuple[str, Array]] = [
-            (f"hidden.{self.span.start}", x),
-            (LAST_POSITIONS, last),
-            (LONGEST, np.array(longest, np.int32)),
-        ]
-        if self.positions:
+        inputs: list[tuple[str, Array]] = [(f"hidden.{self.span.start}", x), (LAST_POSITIONS, last)]
+        if LONGEST in self.inputs:
+            inputs.append((LONGEST, np.array(lengths.max(), np.int32)))
+        if POSITIONS in self.inputs:
             new = np.arange(1 - x.shape[1], 1, dtype=np.int64)
-            inputs.append(("position_ids", last[:, None].astype(np.int64) + new))
+            inputs.append((POSITIONS, last[:, None].astype(np.int64) + new))
         for name, array in inputs:
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         binding.bind_output(f"hidden.{self.span.end}", "cpu", 0, y.dtype, y.shape, y.ctypes.data)

@@ -1,7 +1,7 @@
-"""Families that the model builder writes as transformers computes them, and how it has to be told of a configuration.
+"""Families whose blocks are compiled as transformers computes them, and by whom.
 
-Listed is what was compared with transformers (tests/backends). The builder knows more families, and computes some of
-them otherwise: OLMo's norms without their mean, for one.
+Listed is what was compared with transformers (tests/backends). The model builder knows more families than it is given
+here, and computes some of them otherwise: OLMo's norms without their mean, for one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.ort.devices import Device
 from backends.stage import BackendError
 
 _PLAIN = frozenset({"default"})
@@ -45,33 +46,81 @@ FAMILIES: Mapping[str, Family] = {
     "SmolLM3ForCausalLM": Family("LlamaModel", _LLAMA),
 }
 
+# What torch exports: families that the builder does not know, and those of `FAMILIES` with settings that it does not.
+EXPERTS = frozenset({"GptOssForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM"})
+EXPORTED = EXPERTS | {
+    "BloomForCausalLM",
+    "Cohere2ForCausalLM",
+    "FalconForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTBigCodeForCausalLM",
+    "GPTNeoXForCausalLM",
+    "Glm4ForCausalLM",
+    "LlamaForCausalLM",
+    "NemotronForCausalLM",
+    "Olmo2ForCausalLM",
+    "PhiForCausalLM",
+    "StableLmForCausalLM",
+    "Starcoder2ForCausalLM",
+}
+_FIXED = _LLAMA | {"linear", "yarn"}  # kinds of rotary embeddings that do not change with the length of a sequence
 
-def find(architecture: str, config: Any, path: Path) -> Family:
-    """The family of a model.
 
-    Raises:
-        BackendError: it is not known here, or this configuration of it would be computed otherwise.
-    """
+def is_built(architecture: str, config: Any) -> bool:
+    """Whether the model builder writes the blocks; otherwise they are exported."""
     family = FAMILIES.get(architecture)
     if family is None:
-        raise BackendError(
-            f"{path} is a {architecture}, which the onnx backend does not compile (it does {', '.join(FAMILIES)}); "
-            "take --backend transformers"
-        )
+        return False
+    for rope in ropes(config):
+        turned = int(head_width(config) * rope.get("partial_rotary_factor", 1.0))
+        if rope.get("rope_type", "default") not in family.ropes or turned % 16:
+            return False  # grouped-query attention turns multiples of 16 numbers of a head
+    return True
+
+
+def require(architecture: str, config: Any, path: Path) -> None:
+    """
+    Raises:
+        BackendError: the model's blocks can be neither built nor exported as transformers computes them.
+    """
+    if is_built(architecture, config):
+        return
+    if architecture not in EXPORTED and architecture not in FAMILIES:
+        known = ", ".join(sorted(EXPORTED.union(FAMILIES)))
+        raise _refused(path, f"is a {architecture}, which the onnx backend does not compile (it does {known})")
     for rope in ropes(config):
         kind = rope.get("rope_type", "default")
-        if kind not in family.ropes:
-            raise BackendError(
-                f"{path} has rotary embeddings of the kind {kind}, which the onnx backend does not compile for a "
-                f"{architecture}; take --backend transformers"
-            )
-        turned = int(head_width(config) * rope.get("partial_rotary_factor", 1.0))
-        if turned % 16:
-            raise BackendError(
-                f"{path} turns {turned} numbers of each head, and ONNX Runtime's attention wants a multiple of 16; "
-                "take --backend transformers"
-            )
-    return family
+        if kind not in (_FIXED if architecture in EXPORTED else FAMILIES[architecture].ropes):
+            wrong = f"has rotary embeddings of the kind {kind}, which the onnx backend does not compile for a"
+            raise _refused(path, f"{wrong} {architecture}")
+    if architecture not in EXPORTED:
+        raise _refused(path, "turns a part of each head that is no multiple of 16 numbers, as ONNX Runtime wants it")
+    if getattr(config, "alibi", False):
+        raise _refused(path, "has alibi in bfloat16, which ONNX Runtime does not compute on the CPU")
+    if architecture in EXPERTS and config.hidden_act != "silu":
+        raise _refused(path, f"has experts with {config.hidden_act}; those of the onnx backend have silu")
+
+
+def _refused(path: Path, reason: str) -> BackendError:
+    return BackendError(f"{path} {reason}; take --backend transformers")
+
+
+def require_use(architecture: str, config: Any, device: Device, quantize: str | None) -> None:
+    """
+    Raises:
+        BackendError: the blocks are exported, and exported blocks cannot be used so.
+    """
+    if is_built(architecture, config):
+        return
+    if device.name != "cpu":
+        raise BackendError(
+            f"the onnx backend exports the blocks of a {architecture}, and runs such blocks on the CPU only; "
+            "take --device cpu, or --backend transformers"
+        )
+    if quantize and architecture in EXPERTS:
+        raise BackendError(
+            f"--quantize {quantize}: the onnx backend keeps the experts of a {architecture} in float32; leave it out"
+        )
 
 
 def ropes(config: Any) -> list[dict[str, Any]]:

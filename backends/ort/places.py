@@ -29,11 +29,13 @@ class Seat:
     Attributes:
         length: tokens whose keys and values are kept; less than the board's room, so that a step in which the session
             only rides along has somewhere to write.
+        reach: the largest length so far.
     """
 
     board: Board
     place: int
     length: int = 0
+    reach: int = 0
 
 
 class Board:
@@ -52,7 +54,7 @@ class Board:
         self._shared: list[Array] = []
         for _ in range(2 * blocks):
             if device.memory == "cpu":
-                array = np.empty(shape, device.dtype)
+                array = np.zeros(shape, device.dtype)
                 self._shared.append(array)
                 self.arrays.append(ort.OrtValue.ortvalue_from_numpy(array))
             else:
@@ -68,6 +70,11 @@ class Board:
         itemsize = np.dtype(self.device.dtype).itemsize
         return int(self.arrays[index].data_ptr()) + place * heads * room * width * itemsize
 
+    def clear(self, place: int, length: int) -> None:
+        """Set the first `length` tokens of a place to zero, on a CPU."""
+        for array in self._shared:
+            array[place, :, :length] = 0
+
     def copy(self, place: int, other: Board, to: int, length: int) -> None:
         """Copy the first `length` tokens of a place to a place of another board."""
         for index in range(len(self.arrays)):
@@ -80,10 +87,14 @@ class Board:
 
 
 class Places:
-    """All boards of an engine."""
+    """All boards of an engine.
 
-    def __init__(self, device: Device, blocks: int, heads: int, width: int) -> None:
-        self.device, self.blocks, self.heads, self.width = device, blocks, heads, width
+    Args:
+        clean: places are all zeros where no session has written; for attention that reads what it masks.
+    """
+
+    def __init__(self, device: Device, blocks: int, heads: int, width: int, clean: bool = False) -> None:
+        self.device, self.blocks, self.heads, self.width, self.clean = device, blocks, heads, width, clean
         self.token_bytes = 2 * blocks * heads * width * np.dtype(device.dtype).itemsize
         self.boards: list[Board] = []
 
@@ -114,13 +125,13 @@ class Places:
         Raises:
             MemoryError: as `take`; the session stays where it is.
         """
-        if tokens < seat.board.room:
-            return
-        larger = self.take(tokens)
-        seat.board.copy(seat.place, larger.board, larger.place, seat.length)
-        self._leave(seat)
-        seat.board, seat.place = larger.board, larger.place
-        seat.board.seats[seat.place] = seat
+        if tokens >= seat.board.room:
+            larger = self.take(tokens)
+            seat.board.copy(seat.place, larger.board, larger.place, seat.length)
+            self._leave(seat)
+            seat.board, seat.place, seat.reach = larger.board, larger.place, 0
+            seat.board.seats[seat.place] = seat
+        seat.reach = max(seat.reach, tokens)
 
     def give_back(self, seat: Seat) -> None:
         """End a session."""
@@ -130,6 +141,8 @@ class Places:
         seat.board.seats[seat.place] = None
         if not any(seat.board.seats):
             self.boards.remove(seat.board)
+        elif self.clean:
+            seat.board.clear(seat.place, seat.reach)
 
     def nbytes(self) -> int:
         """Bytes of the places that are taken."""

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +19,7 @@ from backends.huggingface import info as models
 from backends.ort import devices, families, graphs
 from backends.ort.compiled import Compiler, growth
 from backends.ort.devices import Device
-from backends.ort.edges import Embedding, Tail
+from backends.ort.edges import Embedding, FamilyEmbedding, Tail
 from backends.ort.engine import Engine
 from backends.ort.places import Seat
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Span
@@ -30,7 +31,7 @@ _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.b
 def describe(path: Path) -> ModelInfo:
     """As `backends.stage.Backend.describe`."""
     info = models.describe(path)
-    families.find(info.architecture, family.text_config(files.read(path)), path)
+    families.require(info.architecture, _config(path), path)
     return info
 
 
@@ -52,14 +53,22 @@ def held(info: ModelInfo, options: Options) -> ModelInfo:
     )
 
 
+def _config(path: Path) -> Any:
+    return family.text_config(files.read(path))
+
+
 def refusal(path: Path, options: Options) -> str | None:
     """As `backends.stage.Backend.refusal`."""
     try:
         info = describe(path)
         device = devices.find(options.device)
         precision = _precision(options, device)
+        config = _config(path)
+        families.require_use(info.architecture, config, device, options.quantize)
     except BackendError as error:
         return str(error)
+    if options.quantize is None and not families.is_built(info.architecture, config):
+        return "its blocks would be exported by torch, and whether they are faster so is not known"
     if options.device == "auto" and device.name == "cpu" and shutil.which("nvidia-smi"):
         return "this ONNX Runtime computes on the cpu only"
     if precision == "float32" and info.dtype in ("bfloat16", "float16"):
@@ -97,21 +106,21 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     info = describe(path)
     if not 0 <= span.start < span.end <= info.blocks:
         raise BackendError(f"blocks {span} of {path}: take START:END inside 0:{info.blocks}")
+    families.require_use(info.architecture, _config(path), device, options.quantize)
     folder, net, anatomy, plan = models.examine(path)
     compiler = Compiler(folder, net, anatomy, plan, info, device, precision, options.cache)
     compiled = compiler.span(span, options.progress or (lambda done, total: None))
-    heads = getattr(net.config, "num_key_value_heads", None) or net.config.num_attention_heads
-    width = families.head_width(net.config)
     threads = options.threads or psutil.cpu_count(logical=False) or 1
 
     def engine(part: Span) -> Engine:
         graph = graphs.joined(compiled[part.start - span.start : part.end - span.start])
-        return Engine(graph, compiler.folder, part, device, threads, heads, width)
+        return Engine(graph, compiler.folder, part, device, threads)
 
     stage = OnnxStage(info, span, device, precision, options.dtype, engine)
     stage.entry = compiler.entry
     if span.start == 0:
-        stage.embedding = Embedding(path)
+        built = families.is_built(net.architecture, net.config)
+        stage.embedding = Embedding(path) if built else FamilyEmbedding(path)
     if span.end == info.blocks:
         stage.tail = Tail(compiled[-1], device, threads)
     stage.weights = sum(graphs.nbytes(file) for file in compiled)
@@ -141,7 +150,7 @@ class OnnxStage:
         self.dtype = device.dtype if dtype == "auto" else dtype
         self.precision = precision
         self.entry: Entry | None = None  # held: its files are mapped, and joined anew
-        self.embedding: Embedding | None = None
+        self.embedding: Embedding | FamilyEmbedding | None = None
         self.tail: Tail | None = None
         self.weights = 0
         self._device, self._make = device, engine
@@ -165,7 +174,8 @@ class OnnxStage:
             hidden = batch.inputs
             if span.start == 0:
                 assert self.embedding is not None
-                hidden = self.embedding(hidden)
+                positions = [np.arange(row.position, row.position + row.length) for row in batch.rows]
+                hidden = self.embedding(hidden, np.concatenate(positions))
             pieces = [(seat, row.length) for seat, row in zip(seats, batch.rows, strict=True)]
             out = self._finish(engine.run(hidden, pieces), batch)
         except BaseException as error:

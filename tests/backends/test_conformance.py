@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def tokens_of_whole(backend: Backend, folder: Path, family: str) -> list[list[in
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spans_of_a_family_give_the_tokens_of_the_whole_model(
-    backend: Backend, model_of: MakeModel, family: str
+    backend: Backend, model_of: MakeModel, family: str, tmp_path: Path
 ) -> None:
     """Cut in two, three and five, one-block spans among them, sessions joining each other in ragged batches, prompts
     in chunks, and two tries at the end of a sequence."""
@@ -68,7 +69,7 @@ def test_spans_of_a_family_give_the_tokens_of_the_whole_model(
     sequence = PROMPTS[0] + expected[0]
     logits = logits_of_whole(folder, sequence)
     for cuts in CUTS:
-        chain = Chain.load(backend, folder, cuts)
+        chain = Chain.load(backend, folder, cuts, replace(CPU, cache=tmp_path))
         assert chain.generate(PROMPTS, NEW) == expected
         for start, end in ((0, 9), (9, 10), (10, 31), (31, len(sequence))):
             out = chain.step({"logits": sequence[start:end]}, {"logits": end - start})["logits"]

@@ -17,7 +17,7 @@ from tests.families import make_model, reference_tokens
 
 pytest.importorskip("onnxruntime_genai", reason="the extra onnx is not installed")
 
-from backends.ort import devices, graphs
+from backends.ort import devices, families, graphs
 from backends.ort.engine import CHUNK, _runs
 from backends.ort.places import LEAST, PLACES, Places
 
@@ -32,6 +32,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 
 
@@ -42,6 +43,7 @@ LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
         ("nemotron", {"head_dim": 32}),
         ("qwen2", {"rope_parameters": LINEAR}),
         ("mistral", {"sliding_window": None, "head_dim": 32}),
+        ("llama", {"rope_parameters": YARN}),  # which the builder does not know
     ],
 )
 def test_variants_of_a_family_give_hugging_faces_tokens(
@@ -53,7 +55,7 @@ def test_variants_of_a_family_give_hugging_faces_tokens(
     assert chain.generate(PROMPTS, NEW) == [reference_tokens(folder, prompt, NEW) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3", "gpt2"])
 @pytest.mark.parametrize(("quantize", "tolerance"), [("int8", 0.06), ("int4", 0.6)])
 def test_quantised_spans_come_near_and_do_not_depend_on_the_cut(
     model_of: MakeModel, family: str, quantize: str, tolerance: float, tmp_path: Path
@@ -80,9 +82,10 @@ def test_a_route_may_mix_onnx_with_transformers(model_of: MakeModel) -> None:
         assert chain.generate(PROMPTS, NEW) == expected
 
 
-def test_many_sessions_share_a_step_and_grow_out_of_their_places(model_of: MakeModel) -> None:
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_many_sessions_share_a_step_and_grow_out_of_their_places(model_of: MakeModel, family: str) -> None:
     """More sessions than a board has places, of very different lengths; some leave and others take their places."""
-    folder = model_of("llama")
+    folder = model_of(family)
     chain = Chain.load(onnx, folder, (0, 3, 6))
     lengths = [1, 250, 3, 400, 17, 255, 2, 130, 9, 30, 5, 256]
     prompts = {str(n): [(n * 31 + i * 7) % 500 + 5 for i in range(n)] for n in lengths}
@@ -127,6 +130,18 @@ def test_places_hold_sessions_apart_and_give_their_memory_back() -> None:
     for seat in seats:
         places.give_back(seat)
     assert len(places.boards) == 1
+
+
+def test_a_session_leaves_nothing_that_harms_the_next(model_of: MakeModel) -> None:
+    """Attention of exported blocks reads the whole place and masks it; what is no number would come through."""
+    stage = onnx.load(model_of("bloom"), Span(3, 4), CPU)
+    x = np.random.default_rng(1).normal(size=(5, stage.model.hidden_size)).astype(np.float32)
+    expected = stage.forward(Batch(x, [Row("a", 0, 5)], stage.span))
+    broken = np.concatenate([x, np.full_like(x, np.nan)])
+    stage.forward(Batch(broken, [Row("b", 0, 10)], stage.span))
+    stage.truncate("b", 2)
+    stage.free("b")
+    np.testing.assert_array_equal(stage.forward(Batch(x, [Row("c", 0, 5)], stage.span)), expected)
 
 
 def test_neighbours_run_together() -> None:
@@ -194,7 +209,7 @@ def test_another_state_of_the_model_is_compiled_anew(model_of: MakeModel, tmp_pa
     assert len(list(tmp_path.rglob("block-0.onnx"))) == 2
 
 
-def test_what_cannot_be_served_is_refused_by_name(model_of: MakeModel) -> None:
+def test_what_cannot_be_served_is_refused_by_name(model_of: MakeModel, tmp_path: Path) -> None:
     llama = model_of("llama")
     cases = [
         ({"quantize": "nf4"}, "--quantize nf4: the onnx backend has int8 and int4"),
@@ -212,12 +227,31 @@ def test_what_cannot_be_served_is_refused_by_name(model_of: MakeModel) -> None:
             onnx.load(llama, Span(0, 2), Options(**{"device": "cpu", **options}))
     with pytest.raises(BackendError, match="0:6"):
         onnx.load(llama, Span(4, 7), CPU)
-    with pytest.raises(BackendError, match=r"BloomForCausalLM, .*--backend transformers"):
-        onnx.describe(model_of("bloom"))
-    with pytest.raises(BackendError, match="longrope"):
-        onnx.describe(model_of("longrope"))
-    with pytest.raises(BackendError, match="multiple of 16"):
-        onnx.describe(model_of("nemotron"))
+    for family, words in (
+        ("opt", r"OPTForCausalLM, .*--backend transformers"),
+        ("mamba", r"MambaForCausalLM, .*--backend transformers"),
+        ("longrope", "longrope"),
+        ("falcon_alibi", "alibi in bfloat16"),
+    ):
+        with pytest.raises(BackendError, match=words):
+            onnx.describe(model_of(family))
+    for changes, words in (
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "multiple of 16",
+        ),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
+    ):
+        with pytest.raises(BackendError, match=words):
+            onnx.describe(make_model("qwen2", tmp_path / "qwen2", layers=1, **changes))
+    with pytest.raises(BackendError, match="experts with gelu"):
+        onnx.describe(make_model("mixtral", tmp_path / "gelu", layers=1, hidden_act="gelu"))
+    mixtral = model_of("mixtral")
+    with pytest.raises(BackendError, match=r"--quantize int4: .* experts of a MixtralForCausalLM in float32"):
+        onnx.load(mixtral, Span(0, 1), Options(device="cpu", quantize="int4"))
+    assert "experts" in str(onnx.refusal(mixtral, Options(device="cpu", quantize="int8")))
+    with pytest.raises(BackendError, match="on the CPU only"):
+        families.require_use("BloomForCausalLM", None, devices.KNOWN["cuda"], None)
 
 
 def test_auto_takes_it_where_it_keeps_precision_and_memory(
@@ -228,6 +262,8 @@ def test_auto_takes_it_where_it_keeps_precision_and_memory(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert onnx.refusal(model_of("llama"), Options()) is None
     assert onnx.refusal(model_of("llama"), Options(quantize="int4")) is None
+    assert "exported by torch" in str(onnx.refusal(model_of("bloom"), Options()))
+    assert onnx.refusal(model_of("bloom"), Options(quantize="int8")) is None
     assert "int8 and int4" in str(onnx.refusal(model_of("llama"), Options(quantize="nf4")))
     half = make_model("llama", tmp_path / "half", dtype=torch.bfloat16)
     assert "twice the memory" in str(onnx.refusal(half, Options()))
@@ -243,7 +279,7 @@ def test_a_batch_that_finds_no_memory_changes_nothing(model_of: MakeModel, monke
     stage.forward(Batch(ids[:200], [Row("a", 0, 200)], stage.span))
     used = stage.memory().kv
     with monkeypatch.context() as patch:
-        patch.setattr(np, "empty", _no_memory)
+        patch.setattr(np, "zeros", _no_memory)
         with pytest.raises(MemoryError, match="end some sessions"):
             stage.forward(Batch(ids, [Row("b", 0, 300)], stage.span))
         with pytest.raises(MemoryError, match="end some sessions"):

@@ -34,7 +34,7 @@ def over_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "BACKEND", ("--backend", "onnx"))
 
 
-@pytest.mark.parametrize("family", ["gemma3", "mistral", "qwen3"])
+@pytest.mark.parametrize("family", ["bloom", "gemma3", "mistral", "qwen3"])
 def test_greedy_tokens_equal_generate(family: str, tmp_path: Path, home: Path) -> None:  # noqa: F811
     """In float32: through processes and sockets, one-block spans among them."""
     folder = make_model(family, tmp_path / family)
