@@ -113,7 +113,11 @@ def of_llama_cpp(resources: ExitStack, settings: Settings, folder: Path, file: P
 def of_swarm(swarm: Swarm, settings: Settings, model: Path, blocks: int, petals: bool) -> Iterator[Peer]:
     """Our two servers, by each backend."""
     alike = ("--threads", str(settings.threads), "--device", "cpu", "--kv-tokens", "1024")
-    kinds = [("ours, llama_cpp", settings.quantize, ("--backend", "llama_cpp", "--quantize", settings.quantize))]
+    quantised = ("--backend", "llama_cpp", "--quantize", settings.quantize)
+    kinds = [
+        ("ours, llama_cpp", settings.quantize, quantised),
+        ("ours, llama_cpp, --awake 0", settings.quantize, (*quantised, "--awake", "0")),
+    ]
     if petals:
         kinds.append(("ours, llama_cpp", "float32", ("--backend", "llama_cpp", "--dtype", "float32")))
         kinds.append(("ours, transformers", "float32", ("--dtype", "float32")))

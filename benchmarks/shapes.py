@@ -64,7 +64,9 @@ def make(shape: str, folder: Path) -> Path:
             return np.ones(size, np.float16)
         return (generator.standard_normal(size, np.float32) * 0.02).astype(np.float16)
 
-    save_file({name: random(size) for name, size in tensors(config)}, folder / "model.safetensors")
+    save_file(
+        {name: random(size) for name, size in tensors(config)}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
 
