@@ -109,7 +109,9 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     families.require_use(info.architecture, _config(path), device, options.quantize)
     folder, net, anatomy, plan = models.examine(path)
     compiler = Compiler(folder, net, anatomy, plan, info, device, precision, options.cache)
-    compiled = compiler.span(span, options.progress or (lambda done, total: None))
+    progress = options.progress or (lambda done, total: None)
+    embedding = info.edge_bytes[0] if span.start == 0 else 0
+    compiled = compiler.span(span, lambda done, total: progress(done, total + embedding))
     threads = options.threads or psutil.cpu_count(logical=False) or 1
 
     def engine(part: Span) -> Engine:
@@ -121,6 +123,8 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     if span.start == 0:
         built = families.is_built(net.architecture, net.config)
         stage.embedding = Embedding(path) if built else FamilyEmbedding(path)
+        read = embedding + sum(info.block_bytes[: span.end]) + info.edge_bytes[1] * (span.end == info.blocks)
+        progress(read, read)
     if span.end == info.blocks:
         stage.tail = Tail(compiled[-1], device, threads)
     stage.weights = sum(graphs.nbytes(file) for file in compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ PROMPTS = [
     [(13 * i * i + 5) % 500 + 5 for i in range(11)],
 ]
 NEW = 20
+RARELY = {"cohere2", "falcon", "glm4", "gpt_bigcode", "olmo2", "phi", "qwen3_moe", "stablelm", "starcoder2"}
 
 
 def logits_of_whole(folder: Path, ids: list[int]) -> np.ndarray:
@@ -65,6 +67,8 @@ def test_spans_of_a_family_give_the_tokens_of_the_whole_model(
     """Cut in two, three and five, one-block spans among them, sessions joining each other in ragged batches, prompts
     in chunks, and two tries at the end of a sequence."""
     folder = known(backend, model_of(family))
+    if backend is registry.find("onnx") and family in RARELY and not os.environ.get("SWARM_TEST_ALL"):
+        pytest.skip("torch exports it in half a minute, and others in the same way: SWARM_TEST_ALL=1 runs it")
     expected = tokens_of_whole(backend, folder, family)
     sequence = PROMPTS[0] + expected[0]
     logits = logits_of_whole(folder, sequence)

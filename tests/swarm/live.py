@@ -17,6 +17,7 @@ from routing.directory import Directory
 from routing.links import Context, Dialer, Listener
 from routing.security import Gate, Identity, JoinToken
 from swarm.server import Server
+from swarm.vigil import Vigil
 from tests.routing.material import running
 from tests.swarm.toy import BLOCKS, WIDTH, ToyStage
 
@@ -115,7 +116,7 @@ def serving(
             report=report,
         )
         live = Live(identity, server, stage, described, changed, (kv_tokens, 0))
-        thread = threading.Thread(target=server.run, args=(poller, stop), name=described.name)
+        thread = threading.Thread(target=server.run, args=(Vigil(poller), stop), name=described.name)
         thread.start()
         client.announce(described)
         try:

