@@ -77,9 +77,9 @@ def test_peers_and_limit_measure_what_they_name(tmp_path: Path, swarm_home: Path
 
     peers = run("benchmarks.peers", "--quantize", "q8_0", "--tokens", "8", "--runs", "1")["peers"]
     names = [peer["name"] for peer in peers]
-    assert names[:2] == ["ours, llama_cpp", "llama.cpp, one process"]
+    assert names[:3] == ["ours, llama_cpp", "ours, llama_cpp, --awake 0", "llama.cpp, one process"]
     assert ("llama.cpp RPC" in names) == has_rpc(library.library())
-    assert peers[0]["ours"] == 1 and peers[1]["same_tokens"]
+    assert peers[0]["ours"] == 1 and peers[1]["same_tokens"] and peers[2]["same_tokens"]
     assert all(peer["rate"] > 0 for peer in peers)
 
     engines = run("benchmarks.limit", "--engines", "llama_cpp:q8_0,transformers:float32", "--tokens", "4")["engines"]
