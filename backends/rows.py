@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from backends.stage import BackendError, Batch, ModelInfo, Row, Span
 
 
-def require(batch: Batch, own: Span, model: ModelInfo, place: Callable[[str], tuple[int, Span | None]]) -> None:
+class Session(Protocol):
+    """What a stage knows of a session: its tokens, and the blocks that it runs."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def span(self) -> Span: ...
+
+
+def require(batch: Batch, own: Span, model: ModelInfo, known: Callable[[str], Session | None]) -> None:
     """
     Args:
         own: the blocks that the stage holds.
-        place: a session's length in the stage, and the blocks that it runs; 0 and None for one that is not known.
+        known: the session of a name; None: there is none yet.
 
     Raises:
         BackendError: the batch is not one that the stage can run.
@@ -25,7 +36,7 @@ def require(batch: Batch, own: Span, model: ModelInfo, place: Callable[[str], tu
         raise BackendError("a batch holds a session twice")
     tokens = 0
     for row in batch.rows:
-        _require_row(row, span, model, *place(row.session))
+        _require_row(row, span, model, known(row.session))
         tokens += row.length
     expected = (tokens,) if span.start == 0 else (tokens, model.hidden_size)
     if batch.inputs.shape != expected:
@@ -34,13 +45,14 @@ def require(batch: Batch, own: Span, model: ModelInfo, place: Callable[[str], tu
         raise BackendError(f"a token id is outside the vocabulary of {model.vocab_size}")
 
 
-def _require_row(row: Row, span: Span, model: ModelInfo, length: int, running: Span | None) -> None:
+def _require_row(row: Row, span: Span, model: ModelInfo, session: Session | None) -> None:
+    length = session.length if session else 0
     if row.length < 1 or not 0 <= row.outputs <= row.length:
         raise BackendError(f"session {row.session}: a row of {row.length} tokens with {row.outputs} outputs")
     if row.position != length:
         raise BackendError(f"session {row.session} has {length} tokens here, so it cannot go on at {row.position}")
-    if running is not None and running != span:
-        raise BackendError(f"session {row.session} runs blocks {running}; free it before it runs {span}")
+    if session and session.span != span:
+        raise BackendError(f"session {row.session} runs blocks {session.span}; free it before it runs {span}")
     limit = model.context_length
     if limit and row.position + row.length > limit:
         raise BackendError(f"session {row.session} would outgrow the model's context of {limit} tokens")

@@ -109,7 +109,7 @@ class TransformersStage:
         span = Span(*batch.span)
         if not self.batched and len(batch.rows) > 1:
             raise BackendError(f"{self.net.architecture} runs one session at a time")
-        rows.require(batch, self.span, self.model, self._place)
+        rows.require(batch, self.span, self.model, self.sessions.get)
         sessions = [self._session(row, span) for row in batch.rows]
         is_tail = span.end == self.anatomy.count
         try:
@@ -185,10 +185,6 @@ class TransformersStage:
         if session is None:
             return self.new_session(span)
         return session
-
-    def _place(self, session: str) -> tuple[int, Span | None]:
-        known = self.sessions.get(session)
-        return (known.length, known.span) if known else (0, None)
 
     def _inputs(self, batch: Batch, span: Span) -> torch.Tensor:
         dtype = torch.int64 if span.start == 0 else self.torch_dtype

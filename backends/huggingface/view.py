@@ -96,43 +96,31 @@ class View:
         self.base = getattr(self.model, net.path[0])
         self.selects = takes(self.model, "logits_to_keep")
 
-    def between(self, hidden: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        """Hidden states `[batch, tokens, hidden]` after the range, of those before it; neither head nor tail runs.
-
-        `arguments` are what else the family's forward is given.
-        """
-        assert self.entry is not None and self.exit is not None
-        self.entry.hidden = hidden
-        self.base(inputs_embeds=hidden.clone(), **arguments)
-        out, self.exit.hidden = self.exit.hidden, None
-        assert out is not None
-        return out
-
-    def after(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states after the final norm, and logits, of hidden states `[batch, tokens, hidden]` before it."""
-        assert self.entry is not None
-        out = []
-        for module in (self.base, self.model):
-            self.entry.hidden = hidden
-            out.append(module(inputs_embeds=hidden.clone(), use_cache=False))
-        return out[0][0], out[1].logits
-
-    def hidden(self, x: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Hidden states `[tokens, hidden]` after the last block of the range, before any final norm."""
+    def batch(self, x: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        """As `hidden`, of several sequences of one length: `[batch, tokens, ...]`."""
         assert self.exit is not None
         self.base(**self._arguments(x, positions, cache))
         hidden, self.exit.hidden = self.exit.hidden, None
         assert hidden is not None
-        return hidden[0]
+        return hidden
+
+    def after(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states after the final norm, and logits, of hidden states `[batch, tokens, hidden]` before it."""
+        final = self.base(**self._entered(hidden), use_cache=False)[0]
+        return final, self.model(**self._entered(hidden), use_cache=False).logits
+
+    def hidden(self, x: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        """Hidden states `[tokens, hidden]` after the last block of the range, before any final norm."""
+        return self.batch(x[None], positions[None], cache)[0]
 
     def final(self, x: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Hidden states `[tokens, hidden]` after the final norm."""
-        out: torch.Tensor = self.base(**self._arguments(x, positions, cache))[0]
+        out: torch.Tensor = self.base(**self._arguments(x[None], positions[None], cache))[0]
         return out[0]
 
     def logits(self, x: torch.Tensor, positions: torch.Tensor, cache: Any, rows: torch.Tensor) -> torch.Tensor:
         """Logits `[len(rows), vocab]` of the tokens at these indexes."""
-        arguments = self._arguments(x, positions, cache)
+        arguments = self._arguments(x[None], positions[None], cache)
         if self.selects:
             out: torch.Tensor = self.model(**arguments, logits_to_keep=rows).logits
             return out[0]
@@ -140,16 +128,15 @@ class View:
         return out[0, rows]
 
     def _arguments(self, x: torch.Tensor, positions: torch.Tensor, cache: Any) -> dict[str, Any]:
-        x = x[None]
         arguments: dict[str, Any] = {self.anatomy.cache_name: cache, "use_cache": cache is not None}
         if self.anatomy.takes_positions:
-            arguments["position_ids"] = positions[None]
-        if self.entry is None:
-            arguments["input_ids"] = x
-        else:
-            # A copy, because some forwards scale their input in place.
-            arguments["inputs_embeds"], self.entry.hidden = x.clone(), x
-        return arguments
+            arguments["position_ids"] = positions
+        return arguments | ({"input_ids": x} if self.entry is None else self._entered(x))
+
+    def _entered(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert self.entry is not None
+        self.entry.hidden = hidden
+        return {"inputs_embeds": hidden.clone()}  # a copy, because some forwards scale their input in place
 
 
 def _copy_path(net: Net, blocks: list[Any], stand_ins: dict[str, StandIn]) -> Any:

@@ -174,7 +174,7 @@ class LlamaStage:
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`."""
         span = Span(*batch.span)
-        rows.require(batch, self.span, self.model, self._place)
+        rows.require(batch, self.span, self.model, self._sessions.get)
         engine = self._main if span == self.span else self._for_parts()
         sessions = self._sit(batch.rows, span, engine)
         tail = span.end == self.model.blocks
@@ -216,10 +216,6 @@ class LlamaStage:
         cuts = chunks(lengths, outputs, OUTPUTS if hidden else BATCH)
         parts = [engine.run(inputs[a:b], positions[a:b], ids[a:b], wanted[a:b], hidden) for a, b in cuts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _place(self, session: str) -> tuple[int, Span | None]:
-        known = self._sessions.get(session)
-        return (known.length, known.span) if known else (0, None)
 
     def _sit(self, rows: Sequence[Row], span: Span, engine: Engine) -> list[Session]:
         """The session of each row; new ones get a sequence."""

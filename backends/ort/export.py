@@ -115,11 +115,8 @@ class _Block(nn.Module):
         return self._run(hidden, starts[:, None] + torch.arange(tokens), cache), *layer.present
 
     def _run(self, hidden: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
-        arguments: dict[str, Any] = {self.anatomy.cache_name: cache, "use_cache": True}
-        if self.anatomy.takes_positions:
-            arguments["position_ids"] = positions
         with _masks(positions):
-            return self.view.between(hidden, **arguments)
+            return self.view.batch(hidden, positions, cache)
 
 
 class _Tail(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,8 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     info = describe(path)
     if not 0 <= span.start < span.end <= info.blocks:
         raise BackendError(f"blocks {span} of {path}: take START:END inside 0:{info.blocks}")
-    families.require_use(info.architecture, _config(path), device, options.quantize)
     folder, net, anatomy, plan = models.examine(path)
+    families.require_use(info.architecture, net.config, device, options.quantize)
     compiler = Compiler(folder, net, anatomy, plan, info, device, precision, options.cache)
     progress = options.progress or (lambda done, total: None)
     embedding = info.edge_bytes[0] if span.start == 0 else 0
@@ -129,6 +129,22 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
         stage.tail = Tail(compiled[-1], device, threads)
     stage.weights = sum(graphs.nbytes(file) for file in compiled)
     return stage
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A seat of the engine that runs this sub-range."""
+
+    engine: Engine
+    seat: Seat
+
+    @property
+    def span(self) -> Span:
+        return self.engine.span
+
+    @property
+    def length(self) -> int:
+        return self.seat.length
 
 
 class OnnxStage:
@@ -160,12 +176,12 @@ class OnnxStage:
         self._device, self._make = device, engine
         self._engines = {span: engine(span)}
         self.kv_bytes_per_token = self._engines[span].places.token_bytes
-        self._sessions: dict[str, tuple[Engine, Seat]] = {}
+        self._sessions: dict[str, Session] = {}
 
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`."""
         span = Span(*batch.span)
-        rows.require(batch, self.span, self.model, self._place)
+        rows.require(batch, self.span, self.model, self._sessions.get)
         if span not in self._engines:
             self._engines[span] = self._make(span)
         engine = self._engines[span]
@@ -174,7 +190,7 @@ class OnnxStage:
             for row in batch.rows:
                 if row.session not in self._sessions:
                     new[row.session] = engine.places.take(row.length)
-            seats = [new.get(row.session) or self._sessions[row.session][1] for row in batch.rows]
+            seats = [new.get(row.session) or self._sessions[row.session].seat for row in batch.rows]
             hidden = batch.inputs
             if span.start == 0:
                 assert self.embedding is not None
@@ -190,7 +206,7 @@ class OnnxStage:
             raise
         for seat, row in zip(seats, batch.rows, strict=True):
             seat.length += row.length
-            self._sessions[row.session] = (engine, seat)
+            self._sessions[row.session] = Session(engine, seat)
         return out
 
     def _finish(self, hidden: Array, batch: Batch) -> Array:
@@ -203,23 +219,19 @@ class OnnxStage:
                 return hidden
         return hidden.astype(_DTYPES[self.dtype], copy=False)
 
-    def _place(self, session: str) -> tuple[int, Span | None]:
-        known = self._sessions.get(session)
-        return (known[1].length, known[0].span) if known else (0, None)
-
     def truncate(self, session: str, length: int) -> None:
         """See `backends.stage.Stage.truncate`; what lies beyond `length` is overwritten."""
         if length < 0:
             raise BackendError(f"session {session} cannot be truncated to {length} tokens")
         known = self._sessions.get(session)
         if known is not None:
-            known[1].length = min(known[1].length, length)
+            known.seat.length = min(known.length, length)
 
     def free(self, session: str) -> None:
         """See `backends.stage.Stage.free`."""
         known = self._sessions.pop(session, None)
         if known is not None:
-            known[0].places.give_back(known[1])
+            known.engine.places.give_back(known.seat)
 
     def memory(self) -> Memory:
         """See `backends.stage.Stage.memory`."""

@@ -183,12 +183,8 @@ class PetalsStage:
         """The batch's row. Raises: BackendError: this stage cannot run the batch."""
         if len(batch.rows) != 1:
             raise BackendError(f"a batch of {len(batch.rows)} rows; this backend runs one session at a time")
-        rows.require(batch, self.span, self.model, self._place)
+        rows.require(batch, self.span, self.model, self._sessions.get)
         return batch.rows[0]
-
-    def _place(self, session: str) -> tuple[int, Span | None]:
-        known = self._sessions.get(session)
-        return (known.length, known.span) if known else (0, None)
 
     def truncate(self, session: str, length: int) -> None:
         """See `backends.stage.Stage.truncate`; what lies beyond `length` is overwritten."""
