@@ -1,6 +1,6 @@
 """llama.cpp by itself, in processes of its own: the whole model, also with a part of it on llama.cpp's RPC server.
 
-    python -m benchmarks.llama generate FILE.gguf --threads 1 [--rpc 127.0.0.1:50052 --remote 12]
+    python -m benchmarks.llama generate FILE.gguf --threads 1 [--remote 12 --rpc 127.0.0.1:50052 [--rpc ...]]
     python -m benchmarks.llama serve 127.0.0.1:50052 --threads 1
 
 `generate` says `ready: ...`, then answers each line of JSON (`{"ids": [...], "tokens": 64}`) with another
@@ -14,6 +14,7 @@ import ctypes
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +52,28 @@ def rpc(lib: Library) -> Any:
     return ctypes.CDLL(str(found))
 
 
-def remote_device(lib: Library, endpoint: str) -> int:
-    """The handle of the device at an RPC server."""
+def remote_devices(lib: Library, endpoints: Sequence[str]) -> list[int]:
+    """The handles of the devices at these RPC servers."""
+    if not endpoints:
+        return []
     functions = rpc(lib)
     functions.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
-    registry = functions.ggml_backend_rpc_add_server(endpoint.encode())
     register = lib._symbol("ggml_backend_register") or ctypes.CDLL(str(lib.path)).ggml_backend_register
     register.restype, register.argtypes = None, [ctypes.c_void_p]
-    register(registry)
-    devices = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
-    handle: int = next(device for device in devices if b"RPC" in lib.ggml_backend_dev_name(device))
-    return handle
+    for endpoint in endpoints:
+        register(functions.ggml_backend_rpc_add_server(endpoint.encode()))
+    devices: list[int] = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
+    return [device for device in devices if b"RPC" in lib.ggml_backend_dev_name(device)]
 
 
 class Whole:
-    """A GGUF file as llama.cpp runs it. `remote`: how many of its last blocks, and the head, the device computes."""
+    """A GGUF file as llama.cpp runs it. `remote`: how many of its last blocks, and the head, the servers compute."""
 
-    def __init__(self, file: Path, threads: int, endpoint: str, remote: int) -> None:
+    def __init__(self, file: Path, threads: int, endpoints: Sequence[str], remote: int) -> None:
         lib = library()
         known = source.read(file)
-        device = remote_device(lib, endpoint) if endpoint else None
-        model = Model(lib, str(file), device, remote + 1)
+        devices = remote_devices(lib, endpoints)
+        model = Model(lib, str(file), devices, remote + 1)
         self._engine = Engine(
             model,
             width=known.hidden_size,
@@ -81,7 +83,7 @@ class Whole:
             tokens=1024,
             threads=threads,
             kv="float16",
-            offload=device is not None,
+            offload=bool(devices),
         )
 
     def generate(self, ids: list[int], tokens: int) -> tuple[list[int], list[float]]:
@@ -108,10 +110,10 @@ def main() -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--threads", type=int, default=1)
-@click.option("--rpc", "endpoint", default="")
+@click.option("--rpc", "endpoints", multiple=True)
 @click.option("--remote", type=int, default=0)
-def generate(file: Path, threads: int, endpoint: str, remote: int) -> None:
-    whole = Whole(file, threads, endpoint, remote)
+def generate(file: Path, threads: int, endpoints: tuple[str, ...], remote: int) -> None:
+    whole = Whole(file, threads, endpoints, remote)
     print("ready: whole", flush=True)
     for line in sys.stdin:
         tokens, times = whole.generate(**json.loads(line))

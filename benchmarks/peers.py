@@ -3,8 +3,9 @@
     python -m benchmarks.peers MODEL --quantize q4_0 --threads 1 --json peers.json --plot peers.png
 
 * llama.cpp: the whole model in one process, which is what no network could reach.
-* llama.cpp's RPC: half of the blocks and the head on its RPC server. That the server computes is seen by its processor
-  time; with less than a tenth of all, the run fails.
+* llama.cpp's RPC: half of the blocks and the head on one RPC server, the rest in the client; and, as in our swarm, all
+  blocks on two servers, with a client that computes none. That each of them computes is seen by its processor time;
+  with less than a tenth of all, the run fails.
 * upstream Petals, where `SWARM_PETALS_PYTHON` names the Python of its environment (`python bootstrap.py petals`): its
   own server and client code in float32, which is all that it does on CPUs, over this project's connections.
 
@@ -46,12 +47,16 @@ from swarm.up import split_evenly
 
 SHORT = 8  # tokens of the prompt
 PETALS = "SWARM_PETALS_PYTHON"
+RPC = "llama.cpp RPC"
 LEAST_SHARE = 0.1  # of the processor time that a server must have used
 
 
 @dataclass
 class Peer:
-    """One side of the comparison. `rates` are tokens per second of decoding, one a round."""
+    """One side of the comparison. `rates` are tokens per second of decoding, one a round.
+
+    The last of the `programs`, `nodes` of them, share the model.
+    """
 
     name: str
     bits: str
@@ -90,7 +95,7 @@ def asking(program: Program) -> Callable[[list[int], int], Timed]:
 
 
 def of_llama_cpp(resources: ExitStack, settings: Settings, folder: Path, file: Path, blocks: int) -> Iterator[Peer]:
-    """llama.cpp in one process, then with its RPC server."""
+    """llama.cpp in one process, then with one and two of its RPC servers."""
 
     def start(name: str, *arguments: str) -> Program:
         program = Program(folder, name, "benchmarks.llama", *arguments, "--threads", str(settings.threads))
@@ -103,11 +108,15 @@ def of_llama_cpp(resources: ExitStack, settings: Settings, folder: Path, file: P
     if not has_rpc(library()):
         say("llama.cpp's RPC is left out: this build of llama.cpp has none")
         return
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-    server = start("rpc-server", "serve", endpoint)
-    client = start("rpc-client", "generate", str(file), "--rpc", endpoint, "--remote", str(blocks // 2))
-    yield Peer("llama.cpp RPC", settings.quantize, 2, asking(client), [client, server])
+    for title, count, remote in ((RPC, 1, blocks // 2), (f"{RPC}, two servers", 2, blocks)):
+        servers, options = [], ["--remote", str(remote)]
+        for number in range(count):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+            servers.append(start(f"rpc-{count}-{number}", "serve", endpoint))
+            options += ["--rpc", endpoint]
+        client = start(f"rpc-{count}-client", "generate", str(file), *options)
+        yield Peer(title, settings.quantize, 2, asking(client), [client, *servers])
 
 
 def of_swarm(swarm: Swarm, settings: Settings, model: Path, blocks: int, petals: bool) -> Iterator[Peer]:
@@ -186,8 +195,8 @@ def compare(settings: Settings, model: Path) -> list[Peer]:
                 peer.measure(ids, settings.tokens)
                 say(f"  {peer.name} {peer.bits}: {peer.rates[-1]:.1f} tokens/s")
     for peer in peers:
-        if peer.name == "llama.cpp RPC":
-            shares = [sum(seconds) for seconds in zip(*peer.cpu, strict=True)]
+        if peer.name.startswith(RPC):
+            shares = [sum(seconds) for seconds in zip(*peer.cpu, strict=True)][-peer.nodes :]
             if sum(shares) > 1.0 and min(shares) < LEAST_SHARE * sum(shares):  # less is too little to tell
                 raise click.ClickException(f"{peer.name}: one of its processes computed next to nothing: {shares}")
     return peers

@@ -24,20 +24,21 @@ TYPES = {"float32": 0, "float16": 1, "q8_0": 8}  # of KV caches, by their number
 class Model:
     """The file of a span, loaded."""
 
-    def __init__(self, library: Library, path: str, layers_on: int | None, blocks: int) -> None:
+    def __init__(self, library: Library, path: str, devices: Sequence[int], blocks: int) -> None:
         """
         Args:
-            layers_on: the handle of the GPU; None: the CPU computes.
-            blocks: those of the file; the head stays on the CPU in a span that does not need it.
+            devices: handles of GPUs, each of which gets a part; none: the CPU computes.
+            blocks: how many of the last ones go there; the head counts as one, and stays on the CPU in a span that
+                does not need it.
 
         Raises:
             BackendError: llama.cpp does not take it.
         """
         self.library = library
         params = library.llama_model_default_params()
-        self._devices = (ctypes.c_void_p * 2)(layers_on, None)
+        self._devices = (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
         params.put(layouts.DEVICES_AT, ctypes.c_void_p(ctypes.addressof(self._devices)))
-        params.put(layouts.GPU_LAYERS_AT, ctypes.c_int32(blocks if layers_on else 0))
+        params.put(layouts.GPU_LAYERS_AT, ctypes.c_int32(blocks if devices else 0))
         self.handle: int | None = library.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}")

@@ -68,7 +68,7 @@ def whole_gguf(model: Path, folder: Path, quantize: str | None = None) -> Path:
 def by_llama_cpp_alone(file: Path, prompt: Sequence[int], new: int) -> list[int]:
     """Greedy tokens of a file that llama.cpp runs as it is."""
     read = source.read(file)
-    model = Model(library.library(), str(file), None, read.blocks)
+    model = Model(library.library(), str(file), [], read.blocks)
     engine = Engine(
         model,
         width=read.hidden_size,
