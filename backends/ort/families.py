@@ -118,9 +118,12 @@ def require_use(architecture: str, config: Any, device: Device, quantize: str | 
             "take --device cpu, or --backend transformers"
         )
     if quantize and architecture in EXPERTS:
-        raise BackendError(
-            f"--quantize {quantize}: the onnx backend keeps the experts of a {architecture} in float32; leave it out"
-        )
+        inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+        if config.hidden_size % 32 or inner % 32:
+            raise BackendError(
+                f"--quantize {quantize}: ONNX Runtime wants the widths of experts ({config.hidden_size}, {inner}) "
+                "to be multiples of 32; leave it out"
+            )
 
 
 def ropes(config: Any) -> list[dict[str, Any]]:

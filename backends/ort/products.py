@@ -7,22 +7,29 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 from torch import nn
 from torch.onnx.ops import symbolic
 from transformers.pytorch_utils import Conv1D
 
+BLOCK = 32  # weights that share a scale where they are quantised
+
 
 @contextlib.contextmanager
-def products(model: nn.Module) -> Iterator[None]:
-    """Put such layers in the place of the loaded ones for a while."""
+def products(model: nn.Module, bits: int | None) -> Iterator[None]:
+    """Put such layers in the place of the loaded ones for a while.
+
+    Args:
+        bits: of the experts' weights, None for float32. Products with one matrix are quantised once they are a graph.
+    """
     found = [
         (parent, name, child, form)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if (form := _form(child)) and not any(parameter.is_meta for parameter in child.parameters())
+        if not any(parameter.is_meta for parameter in child.parameters()) and (form := _form(child, bits))
     ]
-    for parent, name, child, form in found:
-        parent._modules[name] = form(child)
+    for parent, name, _, form in found:
+        parent._modules[name] = form
     try:
         yield
     finally:
@@ -30,11 +37,11 @@ def products(model: nn.Module) -> Iterator[None]:
             parent._modules[name] = child
 
 
-def _form(layer: nn.Module) -> type[_Product | _Experts] | None:
+def _form(layer: nn.Module, bits: int | None) -> nn.Module | None:
     if isinstance(layer, nn.Linear | Conv1D):
-        return _Product
+        return _Product(layer)
     # What transformers' decorator `use_experts_implementation` gives to experts.
-    return _Experts if hasattr(layer, "is_concatenated") else None
+    return _Experts(layer, bits) if hasattr(layer, "is_concatenated") else None
 
 
 class _Product(nn.Module):
@@ -51,14 +58,15 @@ class _Product(nn.Module):
 
 
 class _Experts(nn.Module):
-    """Experts as ONNX Runtime's MoE operator, which computes only those that a token is sent to.
+    """Experts as ONNX Runtime's operators MoE and QMoE, which compute only those that a token is sent to.
 
-    The operator takes logits of the experts, and makes shares of the k highest by a softmax. The family's own router
+    The operators take logits of the experts, and make shares of the k highest by a softmax. The family's own router
     has settled the shares already, so the operator is given their logarithms.
     https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MoE
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.QMoE
     """
 
-    def __init__(self, experts: Any) -> None:
+    def __init__(self, experts: Any, bits: int | None) -> None:
         super().__init__()
         up, down = experts.gate_up_proj, experts.down_proj
         up_bias, down_bias = (experts.gate_up_proj_bias, experts.down_proj_bias) if experts.has_bias else (None, None)
@@ -66,22 +74,36 @@ class _Experts(nn.Module):
             up, down = up.transpose(1, 2), down.transpose(1, 2)
         if experts.is_concatenated:
             up, up_bias = _interleaved(up), None if up_bias is None else _interleaved(up_bias)
-        self.up, self.down = (nn.Parameter(x.contiguous(), requires_grad=False) for x in (up, down))
-        self.up_bias, self.down_bias = up_bias, down_bias
+        self.count, self.biases = len(up), (up_bias, down_bias)
+        forms = [[x.contiguous()] if bits is None else _quantised(x, bits) for x in (up, down)]
+        self.up, self.down = (nn.ParameterList(nn.Parameter(x, requires_grad=False) for x in form) for form in forms)
         gate = {"activation_alpha": 1.0, "activation_beta": 0.0}
         if hasattr(experts, "limit"):  # gpt_oss
             gate = {"activation_alpha": experts.alpha, "activation_beta": 1.0, "swiglu_limit": experts.limit}
-        self.gate = {"activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 0, **gate}
+        self.operator = "MoE" if bits is None else "QMoE"
+        self.settings = {"activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 0, **gate}
+        if bits is not None:
+            self.settings |= {"expert_weight_bits": bits, "block_size": BLOCK, "weights_prepacked": 0}
+            self.settings["accuracy_level"] = 4
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        shares = torch.zeros(hidden.shape[0], len(self.up), dtype=weights.dtype).scatter(1, index, weights)
+        shares = torch.zeros(hidden.shape[0], self.count, dtype=weights.dtype).scatter(1, index, weights)
         logits = torch.where(shares > 0, shares.log(), torch.full((), -1e4))
-        inputs = (hidden, logits, self.up, self.up_bias, self.down, self.down_bias)
-        gate = {**self.gate, "k": index.shape[1]}
-        out = symbolic("com.microsoft::MoE", inputs, gate, dtype=hidden.dtype, shape=hidden.shape, version=1)
+        inputs = (hidden, logits, *self.up, self.biases[0], *self.down, self.biases[1])
+        settings = {**self.settings, "k": index.shape[1]}
+        name = f"com.microsoft::{self.operator}"
+        out = symbolic(name, inputs, settings, dtype=hidden.dtype, shape=hidden.shape, version=1)
         # ONNX Runtime 1.31 lays the result over `hidden` where nothing else needs that, and clears it before it reads.
         total = shares.sum(-1, keepdim=True)
         return torch.where(total > 0, out * total, hidden)
+
+
+def _quantised(experts: torch.Tensor, bits: int) -> list[torch.Tensor]:
+    """Packed weights and scales of `[experts, rows, columns]`, as MatMulNBits keeps them, too."""
+    quantizer = DefaultWeightOnlyQuantizer(DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits))
+    pairs = [quantizer.qbits_block_quant(matrix.t().contiguous().numpy())[:2] for matrix in experts]
+    packed, scales = (torch.stack([torch.from_numpy(pair[i]) for pair in pairs]) for i in (0, 1))
+    return [packed.flatten(2), scales]
 
 
 def _interleaved(rows: torch.Tensor) -> torch.Tensor:
