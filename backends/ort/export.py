@@ -26,6 +26,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from backends.huggingface.family import Anatomy, Net, first_line
 from backends.huggingface.view import View
 from backends.ort.builder import LAST_POSITIONS, LOGITS, NORMED
+from backends.ort.places import room_for
 from backends.ort.products import BLOCK, products
 from backends.stage import BackendError, Span
 
@@ -43,6 +44,8 @@ class Exporter:
     def __init__(self, net: Net, anatomy: Anatomy, precision: str) -> None:
         self.net, self.anatomy, self.precision = net, anatomy, precision
         net.use_attention("eager")
+        if hasattr(net.config, "max_seq_len"):  # mpt makes alibi for so many tokens, and the largest place has more
+            net.config.max_seq_len = room_for(net.config.max_seq_len)
 
     def block(self, number: int) -> ir.Model:
         """The graph of a block whose weights are loaded in float32."""

@@ -25,6 +25,11 @@ LEAST = 256  # tokens of room
 BOARD = 1 << 30  # bytes that a board of several places takes at most
 
 
+def room_for(tokens: int) -> int:
+    """Tokens of room in the smallest place for a session of so many."""
+    return max(LEAST, 1 << tokens.bit_length())
+
+
 @dataclass(slots=True, eq=False)
 class Seat:
     """A session's place.
@@ -109,9 +114,7 @@ class Places:
         Raises:
             MemoryError: no memory for another board.
         """
-        room = LEAST
-        while room <= tokens:
-            room *= 2
+        room = room_for(tokens)
         for board in self.boards:
             if board.room == room and None in board.seats:
                 break

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 from torch import nn
@@ -74,36 +75,38 @@ class _Experts(nn.Module):
             up, down = up.transpose(1, 2), down.transpose(1, 2)
         if experts.is_concatenated:
             up, up_bias = _interleaved(up), None if up_bias is None else _interleaved(up_bias)
-        self.count, self.biases = len(up), (up_bias, down_bias)
-        forms = [[x.contiguous()] if bits is None else _quantised(x, bits) for x in (up, down)]
-        self.up, self.down = (nn.ParameterList(nn.Parameter(x, requires_grad=False) for x in form) for form in forms)
+        self.up, self.down = (_weights(x, bits) for x in (up, down))
+        self.up_bias, self.down_bias, self.count = up_bias, down_bias, len(up)
         gate = {"activation_alpha": 1.0, "activation_beta": 0.0}
         if hasattr(experts, "limit"):  # gpt_oss
             gate = {"activation_alpha": experts.alpha, "activation_beta": 1.0, "swiglu_limit": experts.limit}
-        self.operator = "MoE" if bits is None else "QMoE"
-        self.settings = {"activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 0, **gate}
+        self.operator, form = "com.microsoft::MoE", {}
         if bits is not None:
-            self.settings |= {"expert_weight_bits": bits, "block_size": BLOCK, "weights_prepacked": 0}
-            self.settings["accuracy_level"] = 4
+            self.operator = "com.microsoft::QMoE"
+            form = {"expert_weight_bits": bits, "block_size": BLOCK, "weights_prepacked": 0, "accuracy_level": 4}
+        self.gate = {"activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 0, **gate, **form}
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         shares = torch.zeros(hidden.shape[0], self.count, dtype=weights.dtype).scatter(1, index, weights)
         logits = torch.where(shares > 0, shares.log(), torch.full((), -1e4))
-        inputs = (hidden, logits, *self.up, self.biases[0], *self.down, self.biases[1])
-        settings = {**self.settings, "k": index.shape[1]}
-        name = f"com.microsoft::{self.operator}"
-        out = symbolic(name, inputs, settings, dtype=hidden.dtype, shape=hidden.shape, version=1)
+        inputs = (hidden, logits, *self.up, self.up_bias, *self.down, self.down_bias)
+        gate = {**self.gate, "k": index.shape[1]}
+        out = symbolic(self.operator, inputs, gate, dtype=hidden.dtype, shape=hidden.shape, version=1)
         # ONNX Runtime 1.31 lays the result over `hidden` where nothing else needs that, and clears it before it reads.
         total = shares.sum(-1, keepdim=True)
         return torch.where(total > 0, out * total, hidden)
 
 
-def _quantised(experts: torch.Tensor, bits: int) -> list[torch.Tensor]:
-    """Packed weights and scales of `[experts, rows, columns]`, as MatMulNBits keeps them, too."""
-    quantizer = DefaultWeightOnlyQuantizer(DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits))
-    pairs = [quantizer.qbits_block_quant(matrix.t().contiguous().numpy())[:2] for matrix in experts]
-    packed, scales = (torch.stack([torch.from_numpy(pair[i]) for pair in pairs]) for i in (0, 1))
-    return [packed.flatten(2), scales]
+def _weights(experts: torch.Tensor, bits: int | None) -> nn.ParameterList:
+    """`[experts, rows, columns]` as they are, or packed as MatMulNBits keeps each, and their scales."""
+    found = [experts.contiguous()]
+    if bits is not None:
+        settings = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+        quantise = DefaultWeightOnlyQuantizer(settings).qbits_block_quant
+        pairs = [quantise(matrix.t().contiguous().numpy())[:2] for matrix in experts]
+        packed, scales = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
+        found = [packed.flatten(2), scales]
+    return nn.ParameterList(nn.Parameter(x, requires_grad=False) for x in found)
 
 
 def _interleaved(rows: torch.Tensor) -> torch.Tensor:
