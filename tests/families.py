@@ -74,7 +74,7 @@ def _deepseek_v3(layers: int) -> Any:
         "num_experts_per_tok": 2,
         "n_group": 1,
     }
-    return _config("DeepseekV3Config", layers, **_MLA, **experts, topk_group=1, first_k_dense_replace=2)
+    return _config("DeepseekV3Config", layers, **_MLA, **experts, topk_group=1, first_k_dense_replace=1)
 
 
 # Families that the backend must serve, each with what sets it apart.
