@@ -43,10 +43,7 @@ class StandIn(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.log is not None:
             self.log.append(self.name)
-        named = [
-            kwargs.get("inputs_embeds"),
-            kwargs.get("position_ids"),
-        ]  # opt gives a mask first
+        named = (kwargs.get("inputs_embeds"), kwargs.get("position_ids"))  # opt's positions take a mask before them
         value = next(x for x in (*named, *args, *kwargs.values()) if isinstance(x, torch.Tensor))
         if value.is_floating_point():
             shape = (*value.shape[:-1], self.width or value.shape[-1])
