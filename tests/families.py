@@ -74,7 +74,7 @@ def _deepseek_v3(layers: int) -> Any:
         "num_experts_per_tok": 2,
         "n_group": 1,
     }
-    return _config("DeepseekV3Config", layers, **_MLA, **experts, topk_group=1, first_k_dense_replace=2)
+    return _config("DeepseekV3Config", layers, **_MLA, **experts, topk_group=1, first_k_dense_replace=1)
 
 
 # Families that the backend must serve, each with what sets it apart.
@@ -127,6 +127,9 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
     "granite": partial(
         _config, "GraniteConfig", embedding_multiplier=12.0, logits_scaling=8.0, residual_multiplier=0.22
     ),
+    "granitemoe": partial(
+        _config, "GraniteMoeConfig", embedding_multiplier=12.0, logits_scaling=8.0, num_local_experts=4
+    ),
     "cohere": partial(_config, "CohereConfig", logit_scale=0.25),
     "cohere2": partial(_config, "Cohere2Config", sliding_window=8, logit_scale=0.25),
     "stablelm": partial(_config, "StableLmConfig"),
@@ -140,7 +143,14 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
     "exaone4": partial(_config, "Exaone4Config", sliding_window=8, sliding_window_pattern=2),
     "hunyuan": partial(_config, "HunYuanDenseV1Config", head_dim=16),
     "mpt": partial(
-        _config, "MptConfig", common=False, layers_name="n_layers", vocab_size=VOCABULARY, d_model=WIDTH, n_heads=4
+        _config,
+        "MptConfig",
+        common=False,
+        layers_name="n_layers",
+        vocab_size=VOCABULARY,
+        d_model=WIDTH,
+        n_heads=4,
+        max_seq_len=128,
     ),
     "gptj": partial(
         _config,

@@ -43,10 +43,8 @@ class StandIn(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.log is not None:
             self.log.append(self.name)
-        given = kwargs.get("inputs_embeds")
-        value = (
-            given if given is not None else next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
-        )
+        named = (kwargs.get("inputs_embeds"), kwargs.get("position_ids"))  # opt's positions take a mask before them
+        value = next(x for x in (*named, *args, *kwargs.values()) if isinstance(x, torch.Tensor))
         if value.is_floating_point():
             shape = (*value.shape[:-1], self.width or value.shape[-1])
             if self.log is None and shape == value.shape:

@@ -62,6 +62,8 @@ class Compiler:
         self.blocks = Loader(net, inner, folder, plan, torch.float32, torch.device("cpu"), None)
         self.tails = Loader(net, anatomy, folder, plan, torch.float32, torch.device("cpu"), None)
         self.net, self.info, self.precision = net, info, precision
+        # Tables of positions, mostly: to load one block takes them from all the others.
+        self.buffers = [[(m, dict(m._buffers)) for m in block.modules() if m._buffers] for block in net.blocks]
         if families.is_built(net.architecture, net.config):
             self.writer: Builder | Exporter = Builder(net, device, precision)
         else:
@@ -115,6 +117,8 @@ class Compiler:
             graph = self.writer.tail()
         else:
             number = int(name.removeprefix("block-"))
+            for module, buffers in self.buffers[number]:
+                module._buffers.update(buffers)
             self.blocks.load(Span(number, number + 1))
             graph = self.writer.block(number)
         graphs.write(graph, self.folder, name)

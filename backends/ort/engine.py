@@ -36,9 +36,9 @@ class Engine:
         self.span, self.device, self.dtype = span, device, np.dtype(device.dtype)
         self.session = devices.session(device, graph.SerializeToString(), data, threads)
         shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
-        _, heads, _, width = shapes[f"past_key_values.{span.start}.key"]
+        key, value = (shapes[f"past_key_values.{span.start}.{kind}"][1::2] for kind in ("key", "value"))
         self.inputs = frozenset(shapes)
-        self.places = Places(device, span.end - span.start, heads, width, clean=LONGEST not in shapes)
+        self.places = Places(device, span.end - span.start, (key, value), clean=LONGEST not in shapes)
 
     def run(self, hidden: Array, pieces: Sequence[Piece]) -> Array:
         """Run packed tokens; the sessions' lengths stay as they are.
@@ -105,8 +105,7 @@ class Engine:
     def _bind(self, board: Board, places: tuple[int, int]) -> object:
         first, last = places
         binding = self.session.io_binding()
-        whole = (first, last) == (0, board.shape[0])
-        shape = (last - first, *board.shape[1:])
+        whole = (first, last) == (0, len(board.seats))
         for index, array in enumerate(board.arrays):
             block, kind = self.span.start + index // 2, ("key", "value")[index % 2]
             past, present = f"past_key_values.{block}.{kind}", f"present.{block}.{kind}"
@@ -114,6 +113,7 @@ class Engine:
                 binding.bind_ortvalue_input(past, array)
                 binding.bind_ortvalue_output(present, array)
             else:
+                shape = (last - first, *board.shapes[index % 2][1:])
                 where = (self.device.memory, self.device.index, self.dtype, shape, board.address(index, first))
                 binding.bind_input(past, *where)
                 binding.bind_output(present, *where)

@@ -26,7 +26,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from backends.huggingface.family import Anatomy, Net, first_line
 from backends.huggingface.view import View
 from backends.ort.builder import LAST_POSITIONS, LOGITS, NORMED
-from backends.ort.products import products
+from backends.ort.places import room_for
+from backends.ort.products import BLOCK, products
 from backends.stage import BackendError, Span
 
 _BITS = {"int8": 8, "int4": 4}
@@ -43,6 +44,8 @@ class Exporter:
     def __init__(self, net: Net, anatomy: Anatomy, precision: str) -> None:
         self.net, self.anatomy, self.precision = net, anatomy, precision
         net.use_attention("eager")
+        if hasattr(net.config, "max_seq_len"):  # mpt makes alibi for so many tokens, and the largest place has more
+            net.config.max_seq_len = room_for(net.config.max_seq_len)
 
     def block(self, number: int) -> ir.Model:
         """The graph of a block whose weights are loaded in float32."""
@@ -51,15 +54,16 @@ class Exporter:
         outputs = [f"hidden.{number + 1}", *(f"present.{name}" for name in names)]
         hidden = torch.zeros(_BATCH, _TOKENS, self.net.config.hidden_size)
         last = torch.arange(_BATCH, dtype=torch.int32) + _TOKENS
-        with products(self.net.model):
+        bits = _BITS.get(self.precision)
+        with products(self.net.model, bits):
             block = _Block(self.net, self.anatomy, number)
             model = self._export(block, (hidden, last, *block.places(hidden)), inputs, outputs)
-        return _finished(model, f"layers.{number}", _BITS.get(self.precision))
+        return _finished(model, f"layers.{number}", bits)
 
     def tail(self) -> ir.Model:
         """The graph of the final norm and the LM head, which keeps 8 bits where the blocks have 4."""
         hidden = torch.zeros(_BATCH, _TOKENS, self.net.config.hidden_size)
-        with products(self.net.model):
+        with products(self.net.model, None):
             tail = _Tail(self.net, self.anatomy)
             model = self._export(tail, (hidden,), [f"hidden.{self.anatomy.count}"], [NORMED, LOGITS])
         return _finished(model, "lm_head", 8 if self.precision in _BITS else None)
@@ -182,6 +186,8 @@ def _finished(model: ir.Model, name: str, bits: int | None) -> ir.Model:
                 value.name = f"/{name}/{value.name}"
     if bits is None:
         return model
-    quantizer = MatMulNBitsQuantizer(ir.to_proto(model), bits=bits, block_size=32, is_symmetric=True, accuracy_level=4)
+    quantizer = MatMulNBitsQuantizer(
+        ir.to_proto(model), bits=bits, block_size=BLOCK, is_symmetric=True, accuracy_level=4
+    )
     quantizer.process()
     return ir.from_proto(quantizer.model.model)

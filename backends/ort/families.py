@@ -47,18 +47,34 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 # What torch exports: families that the builder does not know, and those of `FAMILIES` with settings that it does not.
-EXPERTS = frozenset({"GptOssForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM"})
+EXPERTS = frozenset(
+    {
+        "DeepseekV3ForCausalLM",
+        "GptOssForCausalLM",
+        "GraniteMoeForCausalLM",
+        "MixtralForCausalLM",
+        "Qwen3MoeForCausalLM",
+    }
+)
 EXPORTED = EXPERTS | {
     "BloomForCausalLM",
+    "CodeGenForCausalLM",
     "Cohere2ForCausalLM",
+    "CohereForCausalLM",
+    "Exaone4ForCausalLM",
     "FalconForCausalLM",
     "GPT2LMHeadModel",
     "GPTBigCodeForCausalLM",
+    "GPTJForCausalLM",
     "GPTNeoXForCausalLM",
     "Glm4ForCausalLM",
+    "HunYuanDenseV1ForCausalLM",
     "LlamaForCausalLM",
+    "MptForCausalLM",
     "NemotronForCausalLM",
+    "OPTForCausalLM",
     "Olmo2ForCausalLM",
+    "OlmoForCausalLM",
     "PhiForCausalLM",
     "StableLmForCausalLM",
     "Starcoder2ForCausalLM",
@@ -96,7 +112,7 @@ def require(architecture: str, config: Any, path: Path) -> None:
     if architecture not in EXPORTED:
         raise _refused(path, "turns a part of each head that is no multiple of 16 numbers, as ONNX Runtime wants it")
     if getattr(config, "alibi", False):
-        raise _refused(path, "has alibi in bfloat16, which ONNX Runtime does not compute on the CPU")
+        raise _refused(path, "has alibi that falcon makes for the tokens of a step alone, and in bfloat16")
     if architecture in EXPERTS and config.hidden_act != "silu":
         raise _refused(path, f"has experts with {config.hidden_act}; those of the onnx backend have silu")
 
@@ -118,9 +134,12 @@ def require_use(architecture: str, config: Any, device: Device, quantize: str | 
             "take --device cpu, or --backend transformers"
         )
     if quantize and architecture in EXPERTS:
-        raise BackendError(
-            f"--quantize {quantize}: the onnx backend keeps the experts of a {architecture} in float32; leave it out"
-        )
+        inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+        if config.hidden_size % 32 or inner % 32:
+            raise BackendError(
+                f"--quantize {quantize}: ONNX Runtime wants the widths of experts ({config.hidden_size}, {inner}) "
+                "to be multiples of 32; leave it out"
+            )
 
 
 def ropes(config: Any) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ so it costs nothing on the usual systems.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,16 @@ import onnxruntime as ort
 from backends.ort.devices import Device
 from backends.stage import Array
 
+Kept = tuple[int, int]  # heads, and numbers of each, that a block keeps of a token as a key or as a value
+
 PLACES = 8  # of a board
 LEAST = 256  # tokens of room
 BOARD = 1 << 30  # bytes that a board of several places takes at most
+
+
+def room_for(tokens: int) -> int:
+    """Tokens of room in the smallest place for a session of so many."""
+    return max(LEAST, 1 << tokens.bit_length())
 
 
 @dataclass(slots=True, eq=False)
@@ -42,17 +50,19 @@ class Board:
     """Places of one room for keys and values of the engine's blocks.
 
     Attributes:
+        shapes: of an array of keys, and of one of values, which differ where a family keeps them compressed.
         arrays: keys, values of the first block, keys, values of the second, and so on.
         bindings: for the engine: what is bound for a run of places.
     """
 
-    def __init__(self, device: Device, blocks: int, shape: tuple[int, int, int, int]) -> None:
-        self.device, self.room, self.shape = device, shape[2], shape
-        self.seats: list[Seat | None] = [None] * shape[0]
+    def __init__(self, device: Device, blocks: int, kept: tuple[Kept, Kept], places: int, room: int) -> None:
+        self.device, self.room = device, room
+        self.shapes = [(places, heads, room, width) for heads, width in kept]
+        self.seats: list[Seat | None] = [None] * places
         self.bindings: dict[tuple[int, int], Any] = {}
         self.arrays: list[ort.OrtValue] = []
         self._shared: list[Array] = []
-        for _ in range(2 * blocks):
+        for shape in self.shapes * blocks:
             if device.memory == "cpu":
                 array = np.zeros(shape, device.dtype)
                 self._shared.append(array)
@@ -66,9 +76,8 @@ class Board:
 
     def address(self, index: int, place: int) -> int:
         """Where a place of an array begins."""
-        _, heads, room, width = self.shape
-        itemsize = np.dtype(self.device.dtype).itemsize
-        return int(self.arrays[index].data_ptr()) + place * heads * room * width * itemsize
+        size = math.prod(self.shapes[index % 2][1:]) * np.dtype(self.device.dtype).itemsize
+        return int(self.arrays[index].data_ptr()) + place * size
 
     def clear(self, place: int, length: int) -> None:
         """Set the first `length` tokens of a place to zero, on a CPU."""
@@ -90,12 +99,13 @@ class Places:
     """All boards of an engine.
 
     Args:
+        kept: of a key, and of a value.
         clean: places are all zeros where no session has written; for attention that reads what it masks.
     """
 
-    def __init__(self, device: Device, blocks: int, heads: int, width: int, clean: bool = False) -> None:
-        self.device, self.blocks, self.heads, self.width, self.clean = device, blocks, heads, width, clean
-        self.token_bytes = 2 * blocks * heads * width * np.dtype(device.dtype).itemsize
+    def __init__(self, device: Device, blocks: int, kept: tuple[Kept, Kept], clean: bool = False) -> None:
+        self.device, self.blocks, self.kept, self.clean = device, blocks, kept, clean
+        self.token_bytes = blocks * sum(map(math.prod, kept)) * np.dtype(device.dtype).itemsize
         self.boards: list[Board] = []
 
     def take(self, tokens: int) -> Seat:
@@ -104,16 +114,13 @@ class Places:
         Raises:
             MemoryError: no memory for another board.
         """
-        room = LEAST
-        while room <= tokens:
-            room *= 2
+        room = room_for(tokens)
         for board in self.boards:
             if board.room == room and None in board.seats:
                 break
         else:
             fitting = BOARD // (room * self.token_bytes) if self.device.addressable else 1
-            shape = (min(max(fitting, 1), PLACES), self.heads, room, self.width)
-            board = Board(self.device, self.blocks, shape)
+            board = Board(self.device, self.blocks, self.kept, min(max(fitting, 1), PLACES), room)
             self.boards.append(board)
         place = board.seats.index(None)
         board.seats[place] = seat = Seat(board, place)

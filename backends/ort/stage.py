@@ -113,10 +113,11 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     embedding = info.edge_bytes[0] if span.start == 0 else 0
     compiled = compiler.span(span, lambda done, total: progress(done, total + embedding))
     threads = options.threads or psutil.cpu_count(logical=False) or 1
+    data = compiler.folder  # the compiler itself would keep the buffers of all blocks
 
     def engine(part: Span) -> Engine:
         graph = graphs.joined(compiled[part.start - span.start : part.end - span.start])
-        return Engine(graph, compiler.folder, part, device, threads)
+        return Engine(graph, data, part, device, threads)
 
     stage = OnnxStage(info, span, device, precision, options.dtype, engine)
     stage.entry = compiler.entry
