@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,6 @@ from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, Engine, Model, c
 from backends.llamacpp.library import Library, library
 from backends.llamacpp.source import Source, read
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
-
-log = logging.getLogger(__name__)
 
 KV_SHARE = 0.3  # of the free memory, for the KV cache where nobody says how large it is to be
 KV_LEAST, KV_MOST = 2048, 32_768  # tokens
@@ -54,8 +51,8 @@ def load(path: Path, span: Span, options: Options) -> LlamaStage:
     model = Model(lib, str(made.file), [handle] if handle else [], count + (span.end == source.blocks))
     stage = LlamaStage(source, span, model, made.plan.weights, device, handle, threads, kv, options)
     stage.entry = made.entry
-    if handle is None and (moved := pages.enlarge()):
-        log.info("%.0f MB of memory lie in large pages", moved / 1e6)
+    if handle is None:
+        pages.enlarge()
     return stage
 
 

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import psutil
 
-from backends import rows
+from backends import pages, rows
 from backends.cache import Entry
 from backends.huggingface import family, files
 from backends.huggingface import info as models
@@ -129,6 +129,8 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     if span.end == info.blocks:
         stage.tail = Tail(compiled[-1], device, threads)
     stage.weights = sum(graphs.nbytes(file) for file in compiled)
+    if device.name == "cpu":
+        pages.enlarge()
     return stage
 
 
