@@ -114,7 +114,7 @@ class Directory:
             self._resources.callback(self._close_colleagues)
             try:
                 self._ledger.save_admin(self.addresses)
-                self._settle_in(name or platform.node()[:256], token_ttl)
+                self._settle_in(name or f"{platform.node()[:200] or 'machine'}-directory", token_ttl)
             except OSError as error:
                 raise DirectoryError(f"cannot save the join token: {error.strerror or error}") from error
             if join is not None:

@@ -185,7 +185,7 @@ def up(
 @click.option("--advertise", multiple=True, metavar="HOST", help="The name under which others reach this machine.")
 @click.option("--token-expires", type=click.FloatRange(min=0), metavar="SECONDS", help="After this, nobody can enrol.")
 @click.option("--join", "join_token", metavar="TOKEN", help="Of 'swarm token create --directory': be one of several.")
-@click.option("--name", default="", help="Shown to others.  [default: this machine's]")
+@click.option("--name", default="", help="Shown to others.  [default: this machine's, with '-directory']")
 @verbose_option
 def directory(
     bind: str,

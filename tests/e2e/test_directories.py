@@ -68,6 +68,8 @@ def test_a_stream_goes_on_while_one_directory_after_the_other_goes_away(
 def test_a_server_that_is_expelled_mid_stream_is_replaced_and_stays_out(llama: Path, home: Path) -> None:
     with Swarm(home) as swarm:
         swarm.serve(llama, "0:3", "3:6", "0:3", "3:6")
+        names = [entry["name"] for entry in json.loads(told(swarm, "peers", "--json"))]
+        assert len(set(names)) == len(names)
         with SwarmClient(swarm.token) as client, client.session("llama", 300) as session:
             tokens: list[int] = []
             for made in session.stream(IDS, 200):
