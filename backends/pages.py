@@ -39,7 +39,7 @@ def enlarge() -> int:
     Returns:
         The bytes that lie in large pages now, of those that were looked at.
     """
-    if sys.platform != "linux" or not _allowed():
+    if sys.platform != "linux" or not allowed():
         return 0
     size = int((_SETTINGS / "hpage_pmd_size").read_text())
     advise = ctypes.CDLL(None).madvise
@@ -53,7 +53,8 @@ def enlarge() -> int:
     return moved
 
 
-def _allowed() -> bool:
+def allowed() -> bool:
+    """Whether this Linux has them and has not switched them off."""
     try:
         return "[never]" not in (_SETTINGS / "enabled").read_text()
     except OSError:  # a kernel without them

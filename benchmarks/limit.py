@@ -2,11 +2,14 @@
 
     python -m benchmarks.limit MODEL --engines llama_cpp:q4_0,llama_cpp:q8_0,transformers:float32 --threads 2
 
+`--small-pages` measures the engines as on a system without large pages (`backends.pages`).
+
 The bandwidth is what as many threads read of a large array with one NumPy operation that does next to nothing with it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import statistics
 import subprocess
@@ -30,6 +33,7 @@ from swarm.process import clear_errors
 
 ARRAY = 1 << 30  # bytes, far more than any cache
 PASSES = 5
+_DISABLE_LARGE_PAGES = 41  # PR_SET_THP_DISABLE of prctl(2)
 
 
 def bandwidth(threads: int) -> float:
@@ -89,14 +93,26 @@ def measure(model: Path, engine: str, threads: int, tokens: int) -> dict[str, An
 @click.option("--engines", default="llama_cpp:q4_0,llama_cpp:q8_0,transformers:bfloat16,transformers:float32")
 @click.option("--threads", type=click.IntRange(1), default=lambda: psutil.cpu_count(logical=False) or 1)
 @click.option("--tokens", type=click.IntRange(2), default=48, show_default=True)
+@click.option("--small-pages", is_flag=True, help="Linux: as if there were no large ones.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw a picture there (needs matplotlib).")
 @click.option("--one", hidden=True)
 def main(
-    model: str, engines: str, threads: int, tokens: int, json_file: Path | None, picture: Path | None, one: str | None
+    model: str,
+    engines: str,
+    threads: int,
+    tokens: int,
+    small_pages: bool,
+    json_file: Path | None,
+    picture: Path | None,
+    one: str | None,
 ) -> None:
+    if small_pages and sys.platform != "linux":
+        raise click.UsageError("--small-pages is for Linux; nothing uses large pages elsewhere")
     with clear_errors():
         resolved = models.resolve(model)
+        if one and small_pages:
+            ctypes.CDLL(None).prctl(_DISABLE_LARGE_PAGES, 1, 0, 0, 0)
         if one:
             print("figures:", json.dumps(measure(resolved.path, one, threads, tokens)), flush=True)
             return
@@ -106,6 +122,7 @@ def main(
             say(f"measuring {engine}")
             command = [sys.executable, "-m", "benchmarks.limit", str(resolved.path), "--one", engine]
             command += ["--threads", str(threads), "--tokens", str(tokens)]
+            command += ["--small-pages"] * small_pages
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             line = next((line for line in done.stdout.splitlines() if line.startswith("figures:")), None)
             if line is None:

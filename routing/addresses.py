@@ -1,8 +1,9 @@
-"""The addresses at which other machines reach a port of this one."""
+"""What others call this machine, and the addresses at which they reach a port of it."""
 
 from __future__ import annotations
 
 import ipaddress
+import platform
 import re
 import socket
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,11 @@ from routing.relay import is_relayed, parse_address
 
 MOST = 16  # addresses of one peer, see `wire.Addresses`
 _WELL_FORMED = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+):\d{1,5}", re.ASCII)
+
+
+def machine() -> str:
+    """Its name, without a domain."""
+    return platform.node().partition(".")[0][:200] or "machine"
 
 
 def is_dialable(address: str) -> bool:

@@ -12,7 +12,6 @@ Several directories keep each other informed (`routing.colleague`) of what must 
 from __future__ import annotations
 
 import logging
-import platform
 import threading
 import time
 from collections import OrderedDict
@@ -26,7 +25,7 @@ import msgspec
 import zmq
 
 from routing import wire
-from routing.addresses import MOST, reachable
+from routing.addresses import MOST, machine, reachable
 from routing.admission import Admission
 from routing.colleague import Colleague, messages_of
 from routing.errors import DirectoryError
@@ -114,7 +113,7 @@ class Directory:
             self._resources.callback(self._close_colleagues)
             try:
                 self._ledger.save_admin(self.addresses)
-                self._settle_in(name or f"{platform.node()[:200] or 'machine'}-directory", token_ttl)
+                self._settle_in(name or f"{machine()}-directory", token_ttl)
             except OSError as error:
                 raise DirectoryError(f"cannot save the join token: {error.strerror or error}") from error
             if join is not None:

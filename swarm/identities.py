@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 
+from routing.addresses import machine
 from routing.security import Identity, SecurityError
 from swarm import home
 from swarm.errors import SwarmError
@@ -47,9 +47,8 @@ def claimed(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
 
 def seen_as(claimed: str) -> str:
     """What others are told in place of `server-1`, which every machine has: its name, and which of several there."""
-    machine = platform.node().partition(".")[0][:200] or "machine"
     number = claimed.rpartition("-")[2]
-    return machine if number == "1" else f"{machine}-{number}"
+    return machine() if number == "1" else f"{machine()}-{number}"
 
 
 def own() -> frozenset[str]:

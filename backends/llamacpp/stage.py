@@ -48,7 +48,7 @@ def load(path: Path, span: Span, options: Options) -> LlamaStage:
     progress = options.progress or (lambda done, total: None)
     made = cut.cut(source, span, wanted, options.cache, lib, threads, progress)
     count = span.end - span.start + cut.has_block_behind(source, span)
-    model = Model(lib, str(made.file), [handle] if handle else [], count + (span.end == source.blocks))
+    model = Model(lib, str(made.file), [] if handle is None else [handle], count + (span.end == source.blocks))
     stage = LlamaStage(source, span, model, made.plan.weights, device, handle, threads, kv, options)
     stage.entry = made.entry
     if handle is None:

@@ -24,8 +24,7 @@ def test_large_memory_of_its_own_is_chosen_and_files_and_stacks_are_not() -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them")
 def test_weights_move_to_large_pages_and_stay_the_same() -> None:
-    settings = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not settings.exists() or "[never]" in settings.read_text():
+    if not pages.allowed():
         pytest.skip("this machine has no large pages")
     weights = np.arange(16 << 20, dtype=np.float32)
     total = float(weights.sum())
