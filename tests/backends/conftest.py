@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from backends import Backend, BackendError, registry
 from tests.families import make_model
 
 MakeModel = Callable[[str], Path]
+
+
+def run_on_demand() -> None:
+    """Skip what torch exports for onnx, unless everything is wanted."""
+    if not os.environ.get("SWARM_TEST_ALL"):
+        pytest.skip("torch exports it in half a minute, and others in the same way: SWARM_TEST_ALL=1 runs it")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from backends import Backend, BackendError, Batch, Options, Row, Span, registry
 from tests.backends.chain import CPU, Chain
-from tests.backends.conftest import MakeModel
+from tests.backends.conftest import MakeModel, run_on_demand
 from tests.families import FAMILIES, RECURRENT, VOCABULARY, WIDTH, reference_model, reference_tokens
 
 BLOCKS = 6
@@ -90,8 +89,8 @@ def test_spans_of_a_family_give_the_tokens_of_the_whole_model(
     """Cut in two, three and five, one-block spans among them, sessions joining each other in ragged batches, prompts
     in chunks, and two tries at the end of a sequence."""
     folder = known(backend, model_of(family))
-    if backend is registry.find("onnx") and family in RARELY and not os.environ.get("SWARM_TEST_ALL"):
-        pytest.skip("torch exports it in half a minute, and others in the same way: SWARM_TEST_ALL=1 runs it")
+    if backend is registry.find("onnx") and family in RARELY:
+        run_on_demand()
     expected = tokens_of_whole(backend, folder, family)
     sequence = PROMPTS[0] + expected[0]
     logits = logits_of_whole(folder, sequence)

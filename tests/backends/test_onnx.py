@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from backends import BackendError, Batch, Options, Row, Span, registry
 from tests.backends.chain import CPU, Chain
-from tests.backends.conftest import MakeModel
+from tests.backends.conftest import MakeModel, run_on_demand
 from tests.families import FAMILIES, make_model, reference_tokens
 
 pytest.importorskip("onnxruntime_genai", reason="the extra onnx is not installed")
@@ -86,8 +85,8 @@ def exported() -> list[str]:
 
 @pytest.mark.parametrize("family", exported())
 def test_quantised_blocks_that_torch_exports_come_near_too(family: str, tmp_path: Path) -> None:
-    if family not in ALWAYS and not os.environ.get("SWARM_TEST_ALL"):
-        pytest.skip("torch exports it in half a minute, and others in the same way: SWARM_TEST_ALL=1 runs it")
+    if family not in ALWAYS:
+        run_on_demand()
     folder = make_model(family, tmp_path / "model", layers=2)
     expected = Chain.load(registry.find("transformers"), folder, (0, 2)).step({"a": PROMPTS[0]}, {"a": 20})["a"]
     for quantize, tolerance in TOLERANCES:
