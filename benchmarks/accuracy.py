@@ -23,9 +23,9 @@ from backends import Batch, Row, Span, registry
 from backends.stage import Array
 from benchmarks.limit import options_of
 from benchmarks.ring import say
-from swarm import models
-from swarm.process import clear_errors
+from swarm.models import resolve
 from swarm.sampling import log_softmax
+from swarm.system.process import clear_errors
 from swarm.tokenizer import Tokenizer
 
 PAGES = Path(__file__).parents[1] / "docs"
@@ -83,7 +83,7 @@ def compare(model: Path, engines: list[str], pieces: list[list[int]], threads: i
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, engines: str, threads: int, window: int, count: int, json_file: Path | None) -> None:
     with clear_errors():
-        resolved = models.resolve(model)
+        resolved = resolve.resolve(model)
         tokenizer = Tokenizer.load(resolved.path)
         if tokenizer is None:
             raise click.ClickException(f"{resolved.path} has no tokenizer to read the text with")

@@ -32,9 +32,10 @@ from rich.table import Table
 
 from backends import ModelInfo, Span, registry
 from benchmarks.proxy import Proxy
-from swarm import ClientSession, SwarmClient, SwarmError, models
-from swarm.process import clear_errors
-from swarm.up import split_evenly
+from swarm import ClientSession, SwarmClient, SwarmError
+from swarm.cli.up import split_evenly
+from swarm.models import resolve
+from swarm.system.process import clear_errors
 from tests.e2e.programs import Program, Swarm
 
 PROMPT_TOKENS = 16
@@ -135,9 +136,9 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 @contextmanager
-def started(model: str) -> Iterator[tuple[Swarm, models.Model, ModelInfo]]:
+def started(model: str) -> Iterator[tuple[Swarm, resolve.Model, ModelInfo]]:
     """A directory with an empty home, and what is to be served."""
-    found = models.resolve(model)
+    found = resolve.resolve(model)
     info = registry.find(registry.DEFAULT).describe(found.path)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         os.environ["SWARM_HOME"] = home

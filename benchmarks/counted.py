@@ -37,9 +37,10 @@ def sizes() -> list[tuple[int, bool, int]]:
 
 
 def main() -> None:
-    from swarm import cli, serve
+    from swarm.cli import main as cli
+    from swarm.server import program
 
-    vars(serve)["Dialer"] = CountingDialer  # the server makes its dialer by this name
+    vars(program)["Dialer"] = CountingDialer  # the server makes its dialer by this name
     try:
         cli.main()
     finally:

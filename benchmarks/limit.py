@@ -2,7 +2,7 @@
 
     python -m benchmarks.limit MODEL --engines llama_cpp:q4_0,llama_cpp:q8_0,transformers:float32 --threads 2
 
-`--small-pages` measures the engines as on a system without large pages (`backends.pages`).
+`--small-pages` measures the engines as on a system without large pages (`backends.huge_pages`).
 
 The bandwidth is what as many threads read of a large array with one NumPy operation that does next to nothing with it.
 """
@@ -28,8 +28,9 @@ from rich.table import Table
 from backends import Batch, Options, Row, Span, registry
 from benchmarks.ring import say
 from benchmarks.swarms import machine
-from swarm import home, models
-from swarm.process import clear_errors
+from swarm.models import resolve
+from swarm.system import home
+from swarm.system.process import clear_errors
 
 ARRAY = 1 << 30  # bytes, far more than any cache
 PASSES = 5
@@ -110,7 +111,7 @@ def main(
     if small_pages and sys.platform != "linux":
         raise click.UsageError("--small-pages is for Linux; nothing uses large pages elsewhere")
     with clear_errors():
-        resolved = models.resolve(model)
+        resolved = resolve.resolve(model)
         if one and small_pages:
             ctypes.CDLL(None).prctl(_DISABLE_LARGE_PAGES, 1, 0, 0, 0)
         if one:

@@ -29,15 +29,16 @@ from rich.table import Table
 
 from backends import registry
 from benchmarks.swarms import Swarm, machine
-from openai_api import site
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
-from openai_api.serving import HttpServer, listen, url_of
+from openai_api.http import static_site
+from openai_api.http.server import HttpServer, listen, url_of
 from routing import wire
-from swarm import AsyncSwarmClient, Notice, Sampling, models
+from swarm import AsyncSwarmClient, Notice, Sampling
+from swarm.cli.up import split_evenly
 from swarm.errors import SwarmError
-from swarm.process import clear_errors
-from swarm.up import split_evenly
+from swarm.models import resolve
+from swarm.system.process import clear_errors
 
 PATIENCE = 120_000  # ms for an answer
 STEPS = ("in the page", "in the document", "on the screen")
@@ -95,7 +96,7 @@ def gateway(client: Noting) -> Iterator[str]:
 
     async def serve() -> None:
         closing = asyncio.Event()
-        app = create_app(Gateway(client), closing=closing, site=site.load())
+        app = create_app(Gateway(client), closing=closing, site=static_site.load())
         await HttpServer(app, stop.is_set, closing, ready.set).serve(sockets=[listener])
         await client.close()
 
@@ -140,8 +141,8 @@ def figures(first: list[float], later: list[list[float]]) -> list[dict[str, Any]
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, servers: int, runs: int, program: str | None, json_file: Path | None) -> None:
     with clear_errors(), tempfile.TemporaryDirectory() as scratch:
-        found = models.resolve(model)
-        if program is None or not (site.STATIC / "app" / "index.html").is_file():
+        found = resolve.resolve(model)
+        if program is None or not (static_site.STATIC / "app" / "index.html").is_file():
             raise SwarmError("this needs Chromium (--browser) and the built page (python bootstrap.py install)")
         busy = psutil.cpu_percent(1.0)
         spans = split_evenly(registry.find(registry.DEFAULT).describe(found.path).blocks, servers)

@@ -41,9 +41,9 @@ from benchmarks.upstream import CLIENT
 from benchmarks.whole import Timed
 from routing.client import DirectoryClient
 from routing.security import Identity, JoinToken
-from swarm import models
-from swarm.process import clear_errors
-from swarm.up import split_evenly
+from swarm.cli.up import split_evenly
+from swarm.models import resolve
+from swarm.system.process import clear_errors
 
 SHORT = 8  # tokens of the prompt
 PETALS = "SWARM_PETALS_PYTHON"
@@ -277,7 +277,7 @@ def main(
     model: str, quantize: str, threads: int, tokens: int, runs: int, json_file: Path | None, picture: Path | None
 ) -> None:
     with clear_errors():
-        resolved = models.resolve(model)
+        resolved = resolve.resolve(model)
         settings = Settings(resolved.name, quantize, threads, tokens, runs)
         busy = psutil.cpu_percent(1.0)
         say(f"the machine is {busy:.0f} % busy with other work")

@@ -26,9 +26,9 @@ from benchmarks import report
 from benchmarks.engine import Engine, watch_idle
 from benchmarks.swarms import Swarm, machine
 from benchmarks.whole import Kind, Timed, Whole, timed
-from swarm import models
-from swarm.process import clear_errors
-from swarm.up import split_evenly
+from swarm.cli.up import split_evenly
+from swarm.models import resolve
+from swarm.system.process import clear_errors
 
 WIDTH = 120  # columns of the tables, also where the output is no terminal
 SHORT = 8  # tokens of the short prompt
@@ -145,7 +145,7 @@ def main(
     plot: Path | None,
 ) -> None:
     with clear_errors():
-        found = models.resolve(model)
+        found = resolve.resolve(model)
         info = registry.find(registry.DEFAULT).describe(found.path)
         if info.context_length:
             long_prompt = min(long_prompt, info.context_length - 1)

@@ -20,8 +20,8 @@ import psutil
 
 from backends import Span
 from benchmarks.counted import TRAFFIC
-from swarm.client import SwarmClient
-from swarm.process import PARENT
+from swarm.client.client import SwarmClient
+from swarm.system.process import PARENT
 
 ROOT = Path(__file__).parents[1]
 READY_TIMEOUT = 900.0  # s

@@ -15,24 +15,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from openai_api import console_routes
 from openai_api.accounts import routes as account_routes
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.sign_in import SignIn
-from openai_api.attendance import ClientGone
-from openai_api.bodies import LIMIT, BodyLimit
-from openai_api.console import Console
-from openai_api.documents import KEYED
+from openai_api.console import routes
+from openai_api.console.console import Console
 from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
 from openai_api.gateway import Gateway
-from openai_api.keys import VISIT, Guard
-from openai_api.messages import body_of
-from openai_api.metrics import Metrics
-from openai_api.observation import GONE, Observed
-from openai_api.room import Room
+from openai_api.generation.metrics import Metrics
+from openai_api.http.auth import VISIT, Guard
+from openai_api.http.body_limit import LIMIT, BodyLimit
+from openai_api.http.concurrency import Room
+from openai_api.http.disconnects import ClientGone
+from openai_api.http.request_log import GONE, Observed
+from openai_api.http.static_site import Site, simple
+from openai_api.protocol.messages import body_of
+from openai_api.protocol.openapi import KEYED
+from openai_api.protocol.schemas import names
 from openai_api.routes import open_router, router
-from openai_api.schemas import names
-from openai_api.site import Site, simple
 from swarm import SwarmError, __version__
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def create_app(
     if sign_in is not None:
         app.router.routes.extend(sign_in.routes)
     if console is not None:
-        app.include_router(console_routes.router)
+        app.include_router(routes.router)
     site = site or simple()
     _add(site, app)
     app.add_exception_handler(RequestValidationError, _on_invalid)

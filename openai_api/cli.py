@@ -8,21 +8,22 @@ from typing import Any
 
 import click
 
-from openai_api import site
-from openai_api.accounts import opening
+from openai_api.accounts import setup
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.options import SigningIn, accounts_option, signing_in_options
 from openai_api.app import create_app
-from openai_api.console import Console
+from openai_api.console.console import Console
 from openai_api.gateway import Gateway
-from openai_api.keys import is_loopback
-from openai_api.room import AT_ONCE, PATIENCE, WAITING, Room
-from openai_api.serving import HttpServer, listen, url_of
+from openai_api.http import static_site
+from openai_api.http.auth import is_loopback
+from openai_api.http.concurrency import AT_ONCE, PATIENCE, WAITING, Room
+from openai_api.http.server import HttpServer, listen, url_of
 from routing.security import AdminKey, SecurityError
-from swarm import AsyncSwarmClient, Expelled, SwarmError, console, firewall, join
-from swarm.admin import find_key
-from swarm.cli import from_file, join_option, patience_option, private_option, verbose_option, verify_option
-from swarm.process import Stop, announce, clear_errors, log_to_stderr, stopping
+from swarm import AsyncSwarmClient, Expelled, SwarmError
+from swarm.cli.admin import find_key
+from swarm.cli.main import from_file, join_option, patience_option, private_option, verbose_option, verify_option
+from swarm.system import console, firewall, join
+from swarm.system.process import Stop, announce, clear_errors, log_to_stderr, stopping
 
 
 @click.command("swarm-gateway", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -92,9 +93,9 @@ def command(
     with clear_errors(), stopping() as stop:
         key = (api_key or "").strip() or None
         signing_in = SigningIn(**openid)
-        provider, origins = opening.provider(signing_in), opening.origins_of(allow_origin)
-        members = opening.accounts_of(accounts, signing_in)
-        if key is None and not is_loopback(host) and not opening.can_get_in(members, signing_in):
+        provider, origins = setup.provider(signing_in), setup.origins_of(allow_origin)
+        members = setup.accounts_of(accounts, signing_in)
+        if key is None and not is_loopback(host) and not setup.can_get_in(members, signing_in):
             raise SwarmError(
                 f"without an API key the gateway listens on this machine only, not on {host}: make one with "
                 "'swarm key create NAME --owner', or set SWARM_API_KEY, or pass --api-key",
@@ -107,7 +108,7 @@ def command(
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
             url = url_of(host, listener)
-            sign_in = opening.sign_in_of(provider, members, signing_in.url or url)
+            sign_in = setup.sign_in_of(provider, members, signing_in.url or url)
             asyncio.run(
                 _serve(
                     client,
@@ -157,7 +158,7 @@ async def _serve(
     async with client:
         gateway = Gateway(client, checks=checks)
         live = Console(client, admin_key)
-        app = create_app(gateway, closing=closing, site=site.load(), console=live, accounts=accounts, **options)
+        app = create_app(gateway, closing=closing, site=static_site.load(), console=live, accounts=accounts, **options)
         server = HttpServer(
             app,
             lambda: stop.is_set() or client.expelled,

@@ -11,24 +11,24 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from openai_api import embeddings
 from openai_api.accounts.access import Turn
-from openai_api.answer import Answer, Calling, Json, Output, Plan
-from openai_api.chat import ChatForm
-from openai_api.chat_schemas import ChatMessage, ChatRequest, Tool
-from openai_api.chunks import Chunked
-from openai_api.completions import CompletionForm
-from openai_api.embeddings import EmbeddingRequest, embedded, shortened
-from openai_api.engine import Engine
 from openai_api.errors import incomplete, invalid, model_not_found
-from openai_api.families import family_of, prepared
-from openai_api.formats import calling_of, constraint_of, grammar_of, offered
-from openai_api.parameters import CHAT_TOKENS, COMPLETION_TOKENS, new_tokens, sampling_of, seed_of
-from openai_api.schemas import MAX_CHOICES, CompletionRequest, Generating
-from openai_api.tokens import DetokenizeRequest, TokenizeRequest
-from openai_api.vocabulary import TokenTexts
+from openai_api.generation.engine import Engine
+from openai_api.generation.generation import Answer, Calling, Json, Output, Plan
+from openai_api.generation.token_texts import TokenTexts
+from openai_api.generation.tool_formats import family_of, prepared
+from openai_api.protocol import embeddings
+from openai_api.protocol.chat import ChatForm
+from openai_api.protocol.chat_schemas import ChatMessage, ChatRequest, Tool
+from openai_api.protocol.chunks import Chunked
+from openai_api.protocol.completions import CompletionForm
+from openai_api.protocol.embeddings import EmbeddingRequest, embedded, shortened
+from openai_api.protocol.parameters import CHAT_TOKENS, COMPLETION_TOKENS, new_tokens, sampling_of, seed_of
+from openai_api.protocol.schemas import MAX_CHOICES, CompletionRequest, Generating
+from openai_api.protocol.structured_output import calling_of, constraint_of, grammar_of, offered
+from openai_api.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from swarm import Sampling, ServedModel, SwarmError
-from swarm.models import as_spelled
+from swarm.models.resolve import as_spelled
 from swarm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

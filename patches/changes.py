@@ -10,7 +10,10 @@ _OUTSIDE = "a swarm of one's own asks nobody outside of it"
 CHANGES = (
     Patch(
         name="file-locks",
-        changes={"petals.utils.disk_cache:fcntl": "patches.locks", "petals.server.throughput:fcntl": "patches.locks"},
+        changes={
+            "petals.utils.disk_cache:fcntl": "patches.concurrency.locks",
+            "petals.server.throughput:fcntl": "patches.concurrency.locks",
+        },
         how="lend",
         platforms=("win32",),
         upstream=(
@@ -23,7 +26,7 @@ CHANGES = (
     ),
     Patch(
         name="adapters",
-        changes={"petals.utils.peft": "patches.adapters"},
+        changes={"petals.utils.peft": "patches.hosting.adapters"},
         upstream=(
             Lines("petals/utils/peft.py", 138, 144, "ee5771e960d6"),
             Lines("petals/server/backend.py", 38, 40, "7e51a8419916"),
@@ -35,8 +38,8 @@ CHANGES = (
     Patch(
         name="task-pool",
         changes={
-            "petals.server.task_pool:mp": "patches.processes",
-            "petals.server.task_pool:_move_to_device_if_tensor": "patches.processes:as_it_is",
+            "petals.server.task_pool:mp": "patches.concurrency.processes",
+            "petals.server.task_pool:_move_to_device_if_tensor": "patches.concurrency.processes:as_it_is",
         },
         upstream=(
             Lines("petals/server/task_pool.py", 49, 76, "cded47b514e8"),
@@ -49,8 +52,8 @@ CHANGES = (
     Patch(
         name="memory-cache",
         changes={
-            "petals.server.memory_cache:mp": "patches.processes",
-            "petals.server.memory_cache:os": "patches.processes",
+            "petals.server.memory_cache:mp": "patches.concurrency.processes",
+            "petals.server.memory_cache:os": "patches.concurrency.processes",
         },
         upstream=(
             Lines("petals/server/memory_cache.py", 29, 41, "fe3f9f954324"),
@@ -62,7 +65,7 @@ CHANGES = (
     ),
     Patch(
         name="server-queues",
-        changes={"petals.server.server:mp": "patches.processes"},
+        changes={"petals.server.server:mp": "patches.concurrency.processes"},
         upstream=(Lines("petals/server/server.py", 580, 597, "29cdca22b2fc"),),
         replaces="queues between the processes of handlers",
         why=_FORK,
@@ -70,7 +73,7 @@ CHANGES = (
     ),
     Patch(
         name="speed-test",
-        changes={"petals.server.throughput:mp": "patches.processes"},
+        changes={"petals.server.throughput:mp": "patches.concurrency.processes"},
         upstream=(Lines("petals/server/throughput.py", 146, 186, "55bd2bf3ceda"),),
         replaces="a process that measures the network",
         why="a process that Windows spawns imports upstream without the patches; a thread measures",
@@ -78,7 +81,9 @@ CHANGES = (
     ),
     Patch(
         name="announcer",
-        changes={"petals.server.server:ModuleAnnouncerThread.__init__": "patches.server_parts:announcing_the_model"},
+        changes={
+            "petals.server.server:ModuleAnnouncerThread.__init__": "patches.hosting.server_parts:announcing_the_model"
+        },
         how="wrap",
         upstream=(Lines("petals/server/server.py", 677, 715, "4f82656e866e"),),
         replaces="what a server says of itself: its own blocks only",
@@ -88,9 +93,11 @@ CHANGES = (
     Patch(
         name="reachability",
         changes={
-            "petals.server.reachability:check_direct_reachability": "patches.server_parts:check_direct_reachability",
-            "petals.server.reachability:validate_reachability": "patches.server_parts:validate_reachability",
-            "petals.server.reachability:ReachabilityProtocol.attach_to_dht": "patches.server_parts:no_service",
+            "petals.server.reachability:check_direct_reachability": (
+                "patches.hosting.server_parts:check_direct_reachability"
+            ),
+            "petals.server.reachability:validate_reachability": "patches.hosting.server_parts:validate_reachability",
+            "petals.server.reachability:ReachabilityProtocol.attach_to_dht": "patches.hosting.server_parts:no_service",
         },
         upstream=(
             Lines("petals/server/reachability.py", 22, 78, "e1523a1bde39"),
@@ -102,7 +109,7 @@ CHANGES = (
     ),
     Patch(
         name="version",
-        changes={"petals.utils.version:validate_version": "patches.server_parts:validate_version"},
+        changes={"petals.utils.version:validate_version": "patches.hosting.server_parts:validate_version"},
         upstream=(Lines("petals/utils/version.py", 14, 30, "b53efdcba73a"),),
         replaces="a question to the package index for a newer version",
         why=f"{_OUTSIDE}, and the patches fit this version",
@@ -110,7 +117,9 @@ CHANGES = (
     ),
     Patch(
         name="configurations",
-        changes={"transformers.configuration_utils:PretrainedConfig.get_config_dict": "patches.configs:translating"},
+        changes={
+            "transformers.configuration_utils:PretrainedConfig.get_config_dict": "patches.hosting.configs:translating"
+        },
         how="wrap",
         upstream=(Lines("transformers/configuration_utils.py", 600, 631, "2ccb862ba2ce"),),
         replaces="how transformers 4.34 reads config.json",

@@ -11,10 +11,10 @@ NAMES = (
     Patch(
         name="dht",
         changes={
-            "hivemind:DHT": "patches.dht:DHT",
-            "hivemind.dht:DHT": "patches.dht:DHT",
-            "hivemind.dht:DHTNode": "patches.dht:DHTNode",
-            "hivemind.dht:DHTValue": "patches.records:DHTValue",
+            "hivemind:DHT": "patches.network.dht:DHT",
+            "hivemind.dht:DHT": "patches.network.dht:DHT",
+            "hivemind.dht:DHTNode": "patches.network.dht:DHTNode",
+            "hivemind.dht:DHTValue": "patches.network.records:DHTValue",
         },
         upstream=(
             Lines("petals/utils/dht.py", 57, 71, "8c87dc85baa7"),
@@ -27,17 +27,19 @@ NAMES = (
     Patch(
         name="p2p",
         changes={
-            "hivemind:P2P": "patches.p2p:P2P",
-            "hivemind:P2PContext": "patches.p2p:P2PContext",
-            "hivemind:PeerID": "patches.p2p:PeerID",
-            "hivemind.p2p:P2P": "patches.p2p:P2P",
-            "hivemind.p2p:P2PContext": "patches.p2p:P2PContext",
-            "hivemind.p2p:PeerID": "patches.p2p:PeerID",
-            "hivemind.p2p:ServicerBase": "patches.p2p:ServicerBase",
-            "hivemind.p2p:StubBase": "patches.p2p:StubBase",
-            "hivemind.p2p.p2p_daemon:DEFAULT_MAX_MSG_SIZE": "patches.p2p:DEFAULT_MAX_MSG_SIZE",
-            "hivemind.p2p.p2p_daemon_bindings.control:DEFAULT_MAX_MSG_SIZE": "patches.p2p:DEFAULT_MAX_MSG_SIZE",
-            "hivemind.p2p.p2p_daemon_bindings.control:MAX_UNARY_PAYLOAD_SIZE": "patches.p2p:MAX_UNARY_PAYLOAD_SIZE",
+            "hivemind:P2P": "patches.network.p2p:P2P",
+            "hivemind:P2PContext": "patches.network.p2p:P2PContext",
+            "hivemind:PeerID": "patches.network.p2p:PeerID",
+            "hivemind.p2p:P2P": "patches.network.p2p:P2P",
+            "hivemind.p2p:P2PContext": "patches.network.p2p:P2PContext",
+            "hivemind.p2p:PeerID": "patches.network.p2p:PeerID",
+            "hivemind.p2p:ServicerBase": "patches.network.p2p:ServicerBase",
+            "hivemind.p2p:StubBase": "patches.network.p2p:StubBase",
+            "hivemind.p2p.p2p_daemon:DEFAULT_MAX_MSG_SIZE": "patches.network.p2p:DEFAULT_MAX_MSG_SIZE",
+            "hivemind.p2p.p2p_daemon_bindings.control:DEFAULT_MAX_MSG_SIZE": "patches.network.p2p:DEFAULT_MAX_MSG_SIZE",
+            "hivemind.p2p.p2p_daemon_bindings.control:MAX_UNARY_PAYLOAD_SIZE": (
+                "patches.network.p2p:MAX_UNARY_PAYLOAD_SIZE"
+            ),
         },
         upstream=(
             Lines("petals/server/handler.py", 13, 29, "24413857a95d"),
@@ -50,7 +52,9 @@ NAMES = (
     Patch(
         name="connection-handler",
         changes={
-            "hivemind.moe.server.connection_handler:ConnectionHandler": "patches.connection_handler:ConnectionHandler"
+            "hivemind.moe.server.connection_handler:ConnectionHandler": (
+                "patches.network.connection_handler:ConnectionHandler"
+            )
         },
         upstream=(Lines("petals/server/handler.py", 55, 107, "feb4ad05b62e"),),
         replaces="the base of the processes that answer calls",
@@ -59,7 +63,7 @@ NAMES = (
     ),
     Patch(
         name="runtime",
-        changes={"hivemind.moe.server.runtime:Runtime": "patches.runtime:Runtime"},
+        changes={"hivemind.moe.server.runtime:Runtime": "patches.hosting.runtime:Runtime"},
         upstream=(
             Lines("petals/server/server.py", 770, 775, "217f13ccc850"),
             Lines("petals/server/task_pool.py", 119, 156, "0e966012d1a8"),
@@ -71,8 +75,10 @@ NAMES = (
     Patch(
         name="module-backend",
         changes={
-            "hivemind.moe.server.module_backend:ModuleBackend": "patches.module_backend:ModuleBackend",
-            "hivemind.moe.server.layers:add_custom_models_from_file": "patches.module_backend:refuse_custom_models",
+            "hivemind.moe.server.module_backend:ModuleBackend": "patches.hosting.module_backend:ModuleBackend",
+            "hivemind.moe.server.layers:add_custom_models_from_file": (
+                "patches.hosting.module_backend:refuse_custom_models"
+            ),
         },
         upstream=(
             Lines("petals/server/backend.py", 29, 86, "772c11cf3754"),
@@ -85,9 +91,9 @@ NAMES = (
     Patch(
         name="futures",
         changes={
-            "hivemind.utils:MPFuture": "patches.futures:MPFuture",
-            "hivemind.utils.mpfuture:MPFuture": "patches.futures:MPFuture",
-            "hivemind.utils.mpfuture:ALL_STATES": "patches.futures:ALL_STATES",
+            "hivemind.utils:MPFuture": "patches.concurrency.futures:MPFuture",
+            "hivemind.utils.mpfuture:MPFuture": "patches.concurrency.futures:MPFuture",
+            "hivemind.utils.mpfuture:ALL_STATES": "patches.concurrency.futures:ALL_STATES",
         },
         upstream=(Lines("petals/server/task_pool.py", 95, 111, "f74634c81edf"),),
         replaces="futures in memory that forked processes share",
@@ -97,13 +103,15 @@ NAMES = (
     Patch(
         name="event-loops",
         changes={
-            "hivemind.moe.client.remote_expert_worker:RemoteExpertWorker": "patches.loops:RemoteExpertWorker",
+            "hivemind.moe.client.remote_expert_worker:RemoteExpertWorker": (
+                "patches.concurrency.loops:RemoteExpertWorker"
+            ),
             "hivemind:anext": "builtins:anext",
             "hivemind.utils.asyncio:anext": "builtins:anext",
-            "hivemind.utils.asyncio:amap_in_executor": "patches.loops:amap_in_executor",
-            "hivemind.utils.asyncio:aiter_with_timeout": "patches.loops:aiter_with_timeout",
-            "hivemind.utils.asyncio:iter_as_aiter": "patches.loops:iter_as_aiter",
-            "hivemind.utils:enter_asynchronously": "patches.loops:enter_asynchronously",
+            "hivemind.utils.asyncio:amap_in_executor": "patches.concurrency.loops:amap_in_executor",
+            "hivemind.utils.asyncio:aiter_with_timeout": "patches.concurrency.loops:aiter_with_timeout",
+            "hivemind.utils.asyncio:iter_as_aiter": "patches.concurrency.loops:iter_as_aiter",
+            "hivemind.utils:enter_asynchronously": "patches.concurrency.loops:enter_asynchronously",
         },
         upstream=(
             Lines("petals/client/inference_session.py", 10, 14, "87aa6147517b"),
@@ -117,12 +125,12 @@ NAMES = (
         name="messages",
         changes={
             **{
-                f"hivemind.proto.runtime_pb2:{name}": f"patches.messages:{name}"
+                f"hivemind.proto.runtime_pb2:{name}": f"patches.network.messages:{name}"
                 for name in ("CompressionType", "ExpertInfo", "ExpertRequest", "ExpertResponse", "ExpertUID", "Tensor")
             },
-            "hivemind.proto.dht_pb2:NodeInfo": "patches.messages:NodeInfo",
-            "hivemind.proto.dht_pb2:PingRequest": "patches.messages:PingRequest",
-            "hivemind.proto.dht_pb2:PingResponse": "patches.messages:PingResponse",
+            "hivemind.proto.dht_pb2:NodeInfo": "patches.network.messages:NodeInfo",
+            "hivemind.proto.dht_pb2:PingRequest": "patches.network.messages:PingRequest",
+            "hivemind.proto.dht_pb2:PingResponse": "patches.network.messages:PingResponse",
             "hivemind.moe.expert_uid:ExpertUID": "builtins:str",
         },
         upstream=(
@@ -137,13 +145,13 @@ NAMES = (
         name="serialization",
         changes={
             **{
-                f"{module}:{name}": f"patches.serialization:{name}"
+                f"{module}:{name}": f"patches.codec.serialization:{name}"
                 for module in ("hivemind", "hivemind.compression.serialization")
                 for name in ("deserialize_tensor_stream", "deserialize_torch_tensor", "serialize_torch_tensor")
             },
-            "hivemind.utils.streaming:split_for_streaming": "patches.serialization:split_for_streaming",
-            "hivemind.compression.base:USE_LEGACY_BFLOAT16": "patches.serialization:USE_LEGACY_BFLOAT16",
-            "hivemind:MSGPackSerializer": "patches.packing:MSGPackSerializer",
+            "hivemind.utils.streaming:split_for_streaming": "patches.codec.serialization:split_for_streaming",
+            "hivemind.compression.base:USE_LEGACY_BFLOAT16": "patches.codec.serialization:USE_LEGACY_BFLOAT16",
+            "hivemind:MSGPackSerializer": "patches.codec.packing:MSGPackSerializer",
         },
         upstream=(
             Lines("petals/server/handler.py", 411, 432, "da98fdb388ee"),
@@ -156,10 +164,10 @@ NAMES = (
     Patch(
         name="tensor-descriptors",
         changes={
-            "hivemind:BatchTensorDescriptor": "patches.tensors:BatchTensorDescriptor",
-            "hivemind:TensorDescriptor": "patches.tensors:TensorDescriptor",
-            "hivemind.utils:TensorDescriptor": "patches.tensors:TensorDescriptor",
-            "hivemind.utils.tensor_descr:BatchTensorDescriptor": "patches.tensors:BatchTensorDescriptor",
+            "hivemind:BatchTensorDescriptor": "patches.codec.tensors:BatchTensorDescriptor",
+            "hivemind:TensorDescriptor": "patches.codec.tensors:TensorDescriptor",
+            "hivemind.utils:TensorDescriptor": "patches.codec.tensors:TensorDescriptor",
+            "hivemind.utils.tensor_descr:BatchTensorDescriptor": "patches.codec.tensors:BatchTensorDescriptor",
         },
         upstream=(Lines("petals/server/backend.py", 88, 97, "95913802cf09"),),
         replaces="descriptions of tensors",
@@ -169,10 +177,10 @@ NAMES = (
     Patch(
         name="nested",
         changes={
-            "hivemind:nested_compare": "patches.nested:nested_compare",
-            "hivemind:nested_flatten": "patches.nested:nested_flatten",
-            "hivemind:nested_pack": "patches.nested:nested_pack",
-            "hivemind.utils.nested:nested_flatten": "patches.nested:nested_flatten",
+            "hivemind:nested_compare": "patches.codec.nested:nested_compare",
+            "hivemind:nested_flatten": "patches.codec.nested:nested_flatten",
+            "hivemind:nested_pack": "patches.codec.nested:nested_pack",
+            "hivemind.utils.nested:nested_flatten": "patches.codec.nested:nested_flatten",
         },
         upstream=(Lines("petals/utils/packaging.py", 21, 49, "426da9bc0f1f"),),
         replaces="structures of tuples and dicts, flattened and packed again",
@@ -182,12 +190,12 @@ NAMES = (
     Patch(
         name="records",
         changes={
-            "hivemind:MAX_DHT_TIME_DISCREPANCY_SECONDS": "patches.records:MAX_DHT_TIME_DISCREPANCY_SECONDS",
-            "hivemind:TimedStorage": "patches.records:TimedStorage",
-            "hivemind:get_dht_time": "patches.records:get_dht_time",
-            "hivemind.dht.node:Blacklist": "patches.records:Blacklist",
-            "hivemind.utils:DHTExpiration": "patches.records:DHTExpiration",
-            "hivemind.utils:get_dht_time": "patches.records:get_dht_time",
+            "hivemind:MAX_DHT_TIME_DISCREPANCY_SECONDS": "patches.network.records:MAX_DHT_TIME_DISCREPANCY_SECONDS",
+            "hivemind:TimedStorage": "patches.network.records:TimedStorage",
+            "hivemind:get_dht_time": "patches.network.records:get_dht_time",
+            "hivemind.dht.node:Blacklist": "patches.network.records:Blacklist",
+            "hivemind.utils:DHTExpiration": "patches.network.records:DHTExpiration",
+            "hivemind.utils:get_dht_time": "patches.network.records:get_dht_time",
         },
         upstream=(
             Lines("petals/utils/ping.py", 40, 64, "e1257b128b24"),
@@ -200,10 +208,10 @@ NAMES = (
     Patch(
         name="logging",
         changes={
-            "hivemind:get_logger": "patches.logs:get_logger",
-            "hivemind.utils:get_logger": "patches.logs:get_logger",
+            "hivemind:get_logger": "patches.concurrency.logs:get_logger",
+            "hivemind.utils:get_logger": "patches.concurrency.logs:get_logger",
             **{
-                f"hivemind.utils.logging:{name}": f"patches.logs:{name}"
+                f"hivemind.utils.logging:{name}": f"patches.concurrency.logs:{name}"
                 for name in ("TextStyle", "get_logger", "loglevel", "use_hivemind_log_handler")
             },
         },
@@ -218,8 +226,8 @@ NAMES = (
     Patch(
         name="limits",
         changes={
-            "hivemind.utils.limits:increase_file_limit": "patches.processes:increase_file_limit",
-            "hivemind.utils.limits:logger": "patches.processes:logger",
+            "hivemind.utils.limits:increase_file_limit": "patches.concurrency.processes:increase_file_limit",
+            "hivemind.utils.limits:logger": "patches.concurrency.processes:logger",
         },
         upstream=(Lines("petals/cli/run_server.py", 191, 194, "9b61a86ed1ac"),),
         replaces="the limit of open files, raised with the module `resource`",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import psutil
 
 from routing.links import LinkError, split_address
-from routing.relay import is_relayed, parse_address
+from routing.relay.rules import is_relayed, parse_address
 
 MOST = 16  # addresses of one peer, see `wire.Addresses`
 _WELL_FORMED = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+):\d{1,5}", re.ASCII)

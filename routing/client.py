@@ -23,11 +23,11 @@ import zmq
 
 from routing import wire
 from routing.addresses import is_dialable
-from routing.admission import Admission
-from routing.errands import Anywhere, Everywhere
 from routing.errors import DirectoryError
 from routing.links import CONNECT_TIMEOUT, Context, Socket
-from routing.membership import TTL, Announced, Answer, Membership
+from routing.membership.directory_link import TTL, Announced, Answer, Membership
+from routing.membership.enrolment import Admission
+from routing.membership.requests import Anywhere, Everywhere
 from routing.security import Identity, JoinToken, SecurityError, Whereabouts
 from routing.view import View, union
 

@@ -1,7 +1,7 @@
 """Encrypted connections with typed messages: `Listener` is dialled, `Dialer` dials.
 
-An address is `host:port`, or `relay:host:port/name` for the way through a router (`routing.relay`), which is tried when
-the direct ones have failed.
+An address is `host:port`, or `relay:host:port/name` for the way through a router (`routing.relay.rules`), which is
+tried when the direct ones have failed.
 
 Both belong to one thread, which polls their sockets. ROUTER identities are left to libzmq: it makes one per connection
 that no peer can claim, and every message carries the sender's authenticated public key (ZAP's user id) instead.
@@ -23,9 +23,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from routing import wire
-from routing.relay import is_relayed, parse_address
+from routing.relay.rules import is_relayed, parse_address
+from routing.relay.tunnel import Tunnel, Tunnels
 from routing.security import ZAP_DOMAIN, Identity, short_id
-from routing.tunnel import Tunnel, Tunnels
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ A message is one header frame, then the frames of at most one tensor:
     header   1 byte protocol version, then msgpack: [[tag, fields...], null | [dtype, shape]]
     tensor   the array's bytes in C order, little-endian, cut into frames of `CHUNK` bytes
 
-Those of directories are in `routing.registration`. msgspec refuses unknown tags, missing fields and wrong types, and
-never runs code from a message (no pickle). Every limit below is enforced by the receiver. `docs/protocol.md` says who
-sends what to whom.
+Those of directories are in `routing.directory_messages`. msgspec refuses unknown tags, missing fields and wrong types,
+and never runs code from a message (no pickle). Every limit below is enforced by the receiver. `docs/protocol.md` says
+who sends what to whom.
 """
 
 from __future__ import annotations
@@ -22,23 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from routing.calls import Abandon, Call, Reply
-from routing.fields import (
-    Address,
-    Addresses,
-    Amount,
-    Count,
-    Date,
-    Key,
-    Message,
-    Name,
-    Positive,
-    Request,
-    Seconds,
-    SessionId,
-    Text,
-)
-from routing.registration import (
+from routing.directory_messages import (
     Announce,
     AnnounceRouter,
     Change,
@@ -68,6 +52,22 @@ from routing.registration import (
     Watch,
     Withdraw,
 )
+from routing.fields import (
+    Address,
+    Addresses,
+    Amount,
+    Count,
+    Date,
+    Key,
+    Message,
+    Name,
+    Positive,
+    Request,
+    Seconds,
+    SessionId,
+    Text,
+)
+from routing.petals_messages import Abandon, Call, Reply
 
 # What is defined elsewhere and used under this name.
 __all__ = [

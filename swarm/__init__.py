@@ -6,9 +6,9 @@ with SwarmClient(join="swarm1:...") as client:
     print(client.generate("smollm2-135m", "The capital of France is", max_new_tokens=16))
 """
 
-from swarm.actions import Notice, Routed
-from swarm.aio import AsyncClientSession, AsyncSwarmClient
-from swarm.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
+from swarm.client.actions import Notice, Routed
+from swarm.client.async_client import AsyncClientSession, AsyncSwarmClient
+from swarm.client.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
 from swarm.sampling import Sampling
 

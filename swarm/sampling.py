@@ -74,7 +74,7 @@ def pick(
         position: of the token to be picked, in the sequence.
         history: the token ids before `position`; may be empty unless `looks_back(sampling)`.
         prompt_length: how many of them the user gave.
-        allowed: `[vocab]`, by the grammar of the sampling (`swarm.constraints`), with at least one; None: all are.
+        allowed: `[vocab]`, by the grammar of the sampling (`swarm.grammar`), with at least one; None: all are.
     """
     scores = _penalised(logits, sampling, history, prompt_length)
     if allowed is not None:

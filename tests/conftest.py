@@ -24,7 +24,7 @@ def swarm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct, kept below `SWARM_TEST_HOME`, or where `swarm` itself keeps it."""
-    from swarm.models import resolve  # here, so that the tests of routing and backends need no programs
+    from swarm.models.resolve import resolve  # here, so that the tests of routing and backends need no programs
 
     with pytest.MonkeyPatch.context() as patch:
         if kept := os.environ.get("SWARM_TEST_HOME"):

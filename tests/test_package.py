@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from openai_api import site
+from openai_api.http import static_site
 from tests.test_house import ROOT, tracked
 
 PACKAGES = {"backends", "openai_api", "patches", "routing", "swarm"}
@@ -51,7 +51,7 @@ def test_the_wheel_contains_the_page_that_was_built(tmp_path: Path) -> None:
         archive.extractall(installed)
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == PACKAGES
-    assert site.load(installed / "openai_api" / "static").files.keys() == page.keys()
+    assert static_site.load(installed / "openai_api" / "static").files.keys() == page.keys()
     assert "openai_api/static/index.html" in names  # for where nothing was built
     assert {f"{name}/py.typed" for name in ("openai_api", "routing", "swarm")} <= set(names)
     (entries,) = installed.glob("*.dist-info/entry_points.txt")

@@ -32,7 +32,7 @@ def missing() -> str | None:
 def describe(model: Path, options: Options | None = None) -> ModelInfo:
     """Read configuration and safetensors headers; see `backends.stage.Backend.describe`."""
     try:
-        from backends.huggingface.info import describe as read
+        from backends.torch_net.info import describe as read
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
     return read(Path(model), options)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from backends.huggingface import attention
-from backends.huggingface.family import first_line
 from backends.stage import BackendError, Row, Span
+from backends.torch_net.net import first_line
 
 if TYPE_CHECKING:
     from backends.huggingface.stage import TransformersStage

@@ -18,8 +18,8 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from backends.huggingface.family import first_line
 from backends.stage import BackendError
+from backends.torch_net.net import first_line
 
 # Splitting of text before BPE that transformers does not take over from the GGUF. SmolLM reads numbers digit by digit:
 # `tokenizer.json` of HuggingFaceTB/SmolLM2-135M-Instruct, and LLAMA_VOCAB_PRE_TYPE_SMOLLM of llama.cpp.

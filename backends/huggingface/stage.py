@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from backends import rows
-from backends.huggingface import attention, check, device, quantize
+from backends import batch_checks
+from backends.huggingface import attention, check
 from backends.huggingface.cache import NotPackedError, PackedCache, Session, SingleCache
-from backends.huggingface.family import Anatomy, Net, build
-from backends.huggingface.info import examine, model_info
-from backends.huggingface.view import View
-from backends.huggingface.weights import Loader
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
+from backends.torch_net import device, quantize
+from backends.torch_net.info import examine, model_info
+from backends.torch_net.net import Anatomy, Net, build
+from backends.torch_net.subspan import View
+from backends.torch_net.weights import Loader
 
 _NO_ROOM = "{} has no room for {} more tokens; end some sessions or shorten the prompt"
 
@@ -109,7 +110,7 @@ class TransformersStage:
         span = Span(*batch.span)
         if not self.batched and len(batch.rows) > 1:
             raise BackendError(f"{self.net.architecture} runs one session at a time")
-        rows.require(batch, self.span, self.model, self.sessions.get)
+        batch_checks.require(batch, self.span, self.model, self.sessions.get)
         sessions = [self._session(row, span) for row in batch.rows]
         is_tail = span.end == self.anatomy.count
         try:

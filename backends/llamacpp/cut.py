@@ -20,8 +20,8 @@ import numpy as np
 from filelock import FileLock
 from gguf import GGUFValueType, GGUFWriter
 
-from backends import disk
-from backends.cache import Entry, Label
+from backends import disk_space
+from backends.artifact_cache import Entry, Label
 from backends.llamacpp import precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.library import Library
@@ -173,7 +173,7 @@ def cut(
     """The file of a span, made unless it is there. Several processes may ask: one works, others wait.
 
     Args:
-        cache: see `backends.cache`.
+        cache: see `backends.artifact_cache`.
         progress: gets bytes read so far, and in all.
 
     Raises:
@@ -181,12 +181,12 @@ def cut(
     """
     content = plan(source, span, wanted)
     kind = wanted.name.lower() if wanted is not None else source.dtype
-    with disk.written(cache or Path(tempfile.gettempdir()), content.weights, f"cut out blocks {span}"):
+    with disk_space.written(cache or Path(tempfile.gettempdir()), content.weights, f"cut out blocks {span}"):
         entry = Entry(cache, f"{source.digest()}-gguf{FORMAT}", f"{span.start}-{span.end}-{kind}")
         path = entry.path / "span.gguf"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                disk.require(entry.path, content.weights)
+                disk_space.require(entry.path, content.weights)
                 _write(content, source, path, library, threads, progress)
         entry.label(Label(str(source.path), "llama_cpp", str(span), kind))
     progress(content.read, content.read)

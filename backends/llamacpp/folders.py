@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from gguf import GGUFValueType
 
-from backends.huggingface import files  # knows the format, and no tensor library
+from backends.checkpoint import files  # knows the format, and no tensor library
 from backends.llamacpp import families
 from backends.llamacpp.source import Source, Tensor, Type, Value
 from backends.stage import Array, BackendError

@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 import psutil
 
-from backends import pages, rows
-from backends.cache import Entry
+from backends import batch_checks, huge_pages
+from backends.artifact_cache import Entry
 from backends.llamacpp import cut, precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, Engine, Model, chunks
@@ -52,7 +52,7 @@ def load(path: Path, span: Span, options: Options) -> LlamaStage:
     stage = LlamaStage(source, span, model, made.plan.weights, device, handle, threads, kv, options)
     stage.entry = made.entry
     if handle is None:
-        pages.enlarge()
+        huge_pages.enlarge()
     return stage
 
 
@@ -176,7 +176,7 @@ class LlamaStage:
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`."""
         span = Span(*batch.span)
-        rows.require(batch, self.span, self.model, self._sessions.get)
+        batch_checks.require(batch, self.span, self.model, self._sessions.get)
         engine = self._main if span == self.span else self._for_parts()
         sessions = self._sit(batch.rows, span, engine)
         tail = span.end == self.model.blocks

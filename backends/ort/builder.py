@@ -20,10 +20,10 @@ from typing import Any
 import onnx_ir as ir
 from onnxruntime_genai.models import builders
 
-from backends.huggingface.family import Net
 from backends.ort.devices import Device
 from backends.ort.families import FAMILIES, told
 from backends.stage import BackendError
+from backends.torch_net.net import Net
 
 LAST_POSITIONS, LONGEST, POSITIONS = "seqlens_k/output_0", "total_seq_len/output_0", "position_ids"
 NORMED, LOGITS = "hidden_states", "logits"

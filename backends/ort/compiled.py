@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from backends import disk
-from backends.cache import Entry, Label
-from backends.huggingface import device as torch_device
-from backends.huggingface.family import Anatomy, Net
-from backends.huggingface.files import ModelFolder
-from backends.huggingface.weights import Loader, Plan
+from backends import disk_space
+from backends.artifact_cache import Entry, Label
+from backends.checkpoint.files import ModelFolder
 from backends.ort import families, graphs
 from backends.ort.builder import Builder
 from backends.ort.devices import Device
 from backends.ort.export import Exporter
 from backends.stage import ModelInfo, Span
+from backends.torch_net import device as torch_device
+from backends.torch_net.net import Anatomy, Net
+from backends.torch_net.weights import Loader, Plan
 
 FORMAT = 2  # of the graphs; another number makes them anew
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.125, "int4": 0.625}  # of a weight, with its share of a scale
@@ -40,7 +40,7 @@ class Compiler:
     """Compiles blocks of one model for one device and precision.
 
     Args:
-        cache: see `backends.cache`. All blocks of a model are one entry.
+        cache: see `backends.artifact_cache`. All blocks of a model are one entry.
 
     Raises:
         BackendError: nothing can be written there.
@@ -68,7 +68,7 @@ class Compiler:
             self.writer: Builder | Exporter = Builder(net, device, precision)
         else:
             self.writer = Exporter(net, anatomy, precision)
-        with disk.written(cache or Path(tempfile.gettempdir()), 0, "compile blocks"):
+        with disk_space.written(cache or Path(tempfile.gettempdir()), 0, "compile blocks"):
             self.entry = Entry(cache, f"{_digest(folder)}-onnx{FORMAT}", f"{device.target}-{precision}")
         self.folder, self.model = self.entry.path, folder.path
 
@@ -89,8 +89,8 @@ class Compiler:
         needed = int(missing * growth(info.dtype, self.precision))
         done, total = 0, sum(size for _, size in pieces)
         try:
-            with disk.written(self.folder, needed, f"compile blocks {span}"):
-                disk.require(self.folder, needed)
+            with disk_space.written(self.folder, needed, f"compile blocks {span}"):
+                disk_space.require(self.folder, needed)
                 for (name, size), file in zip(pieces, files, strict=True):
                     with FileLock(self.folder / f"{name}.lock"):
                         if not file.exists():

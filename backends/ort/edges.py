@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backends.huggingface import device as torch_device
-from backends.huggingface import info as models
-from backends.huggingface.view import View
-from backends.huggingface.weights import Loader
 from backends.ort import devices, graphs
 from backends.ort.builder import LOGITS, NORMED
 from backends.ort.devices import Device
 from backends.stage import Array, Output, Span
+from backends.torch_net import device as torch_device
+from backends.torch_net import info as models
+from backends.torch_net.subspan import View
+from backends.torch_net.weights import Loader
 
 CHUNK = 128  # tokens that are embedded at once; a family's forward makes a mask of CHUNK x CHUNK, or some
 

@@ -16,7 +16,7 @@ import onnx
 from backends.ort import devices
 from backends.ort.builder import LAST_POSITIONS, LONGEST, POSITIONS
 from backends.ort.devices import Device
-from backends.ort.places import Board, Places, Seat
+from backends.ort.kv_cache import Board, Places, Seat
 from backends.stage import Array, Span
 
 CHUNK = 512  # tokens of a prompt that are run at once; attention scores take CHUNK x length for every head

@@ -23,12 +23,12 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from backends.huggingface.family import Anatomy, Net, first_line
-from backends.huggingface.view import View
 from backends.ort.builder import LAST_POSITIONS, LOGITS, NORMED
-from backends.ort.places import room_for
-from backends.ort.products import BLOCK, products
+from backends.ort.kv_cache import room_for
+from backends.ort.operator_layers import BLOCK, products
 from backends.stage import BackendError, Span
+from backends.torch_net.net import Anatomy, Net, first_line
+from backends.torch_net.subspan import View
 
 _BITS = {"int8": 8, "int4": 4}
 _OPSET = 24  # the first with TensorScatter

@@ -12,17 +12,18 @@ import ml_dtypes
 import numpy as np
 import psutil
 
-from backends import pages, rows
-from backends.cache import Entry
-from backends.huggingface import family, files
-from backends.huggingface import info as models
+from backends import batch_checks, huge_pages
+from backends.artifact_cache import Entry
+from backends.checkpoint import files
 from backends.ort import devices, families, graphs
 from backends.ort.compiled import Compiler, growth
 from backends.ort.devices import Device
 from backends.ort.edges import Embedding, FamilyEmbedding, Tail
 from backends.ort.engine import Engine
-from backends.ort.places import Seat
+from backends.ort.kv_cache import Seat
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Span
+from backends.torch_net import info as models
+from backends.torch_net import net as family
 
 QUANTISED = ("int8", "int4")
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -130,7 +131,7 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
         stage.tail = Tail(compiled[-1], device, threads)
     stage.weights = sum(graphs.nbytes(file) for file in compiled)
     if device.name == "cpu":
-        pages.enlarge()
+        huge_pages.enlarge()
     return stage
 
 
@@ -184,7 +185,7 @@ class OnnxStage:
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`."""
         span = Span(*batch.span)
-        rows.require(batch, self.span, self.model, self._sessions.get)
+        batch_checks.require(batch, self.span, self.model, self._sessions.get)
         if span not in self._engines:
             self._engines[span] = self._make(span)
         engine = self._engines[span]

@@ -16,9 +16,9 @@ from petals.server.backend import TransformerBackend
 from petals.server.memory_cache import MemoryCache
 
 from backends.stage import Span
-from patches.loops import RemoteExpertWorker
-from patches.nested import nested_pack
-from patches.processes import as_handler
+from patches.codec.nested import nested_pack
+from patches.concurrency.loops import RemoteExpertWorker
+from patches.concurrency.processes import as_handler
 
 STEP = 128  # tokens; lengths of caches are its multiples
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from petals import AutoDistributedConfig
 
-from backends.huggingface import files  # knows no tensor library, unlike the rest of that package
-from backends.huggingface.files import INDEX, ModelFolder
+from backends.checkpoint import files  # knows no tensor library, unlike the rest of that package
+from backends.checkpoint.files import INDEX, ModelFolder
 from backends.stage import BackendError, ModelInfo
-from patches.configs import ConfigError
+from patches.hosting.configs import ConfigError
 
 _ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _HEAD = "lm_head.weight"

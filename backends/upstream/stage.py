@@ -16,14 +16,14 @@ from petals.server.memory_cache import MemoryCache
 from petals.utils.convert_block import QuantType, convert_block
 from petals.utils.misc import DUMMY_INT64
 
-from backends import rows
-from backends.huggingface import device  # knows torch, and no transformers
+from backends import batch_checks
 from backends.stage import Array, BackendError, Batch, Memory, Options, Row, Span
+from backends.torch_net import device  # knows torch, and no transformers
 from backends.upstream import info
 from backends.upstream.cache import Session
 from backends.upstream.edges import Head, Tail
 from backends.upstream.info import Model
-from patches.tensors import BatchTensorDescriptor
+from patches.codec.tensors import BatchTensorDescriptor
 
 MAX_CHUNK = 256 << 20  # bytes of attention scores at a time; upstream's own default
 _QUANTIZE = {"int8": QuantType.INT8, "nf4": QuantType.NF4}
@@ -183,7 +183,7 @@ class PetalsStage:
         """The batch's row. Raises: BackendError: this stage cannot run the batch."""
         if len(batch.rows) != 1:
             raise BackendError(f"a batch of {len(batch.rows)} rows; this backend runs one session at a time")
-        rows.require(batch, self.span, self.model, self._sessions.get)
+        batch_checks.require(batch, self.span, self.model, self._sessions.get)
         return batch.rows[0]
 
     def truncate(self, session: str, length: int) -> None:

@@ -41,9 +41,9 @@ def become_server(layout: Layout, token: str, model: str, service: str, log: Log
     Raises:
         Failure: the token is none, or Windows refuses the task.
     """
-    from swarm import home
-    from swarm.catalogue import DEFAULT
-    from swarm.join import remember
+    from swarm.models.catalogue import DEFAULT
+    from swarm.system import home
+    from swarm.system.join import remember
 
     token = read_token(token)
     remember(token)
@@ -62,8 +62,8 @@ def become_server(layout: Layout, token: str, model: str, service: str, log: Log
 
 def ask(layout: Layout, log: Log) -> int:
     """The conversation in the console; returns an exit code."""
-    from swarm import home
-    from swarm.catalogue import DEFAULT
+    from swarm.models.catalogue import DEFAULT
+    from swarm.system import home
 
     print("This PC will serve a part of a model to a swarm: give it some of its memory and computing time.")
     print("Whoever runs the swarm makes a join token for you with:  swarm token create --uses 1\n")

@@ -57,7 +57,7 @@ def purge(home: Path, log: Log) -> None:
 
 
 def swarm_home() -> Path:
-    """As `swarm.home` finds it, also where that package cannot be imported any more."""
+    """As `swarm.system.home` finds it, also where that package cannot be imported any more."""
     chosen = os.environ.get("SWARM_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()

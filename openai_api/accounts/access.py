@@ -12,13 +12,13 @@ from functools import partial
 from types import TracebackType
 from typing import NamedTuple, ParamSpec, Self, TypeVar
 
-from openai_api.accounts import keytext
+from openai_api.accounts import key_format
 from openai_api.accounts.database import AccountsError
 from openai_api.accounts.limits import MINUTE, Refusal, crowding, day_of, refusal
-from openai_api.accounts.people import Caller, Key, of_person
-from openai_api.accounts.recorder import Recorder
+from openai_api.accounts.principals import Caller, Key, of_person
 from openai_api.accounts.store import Store
 from openai_api.accounts.usage import Asked, Work, plain
+from openai_api.accounts.usage_writer import Recorder
 from openai_api.errors import SERVER, ApiError
 
 log = logging.getLogger(__name__)
@@ -76,10 +76,10 @@ class Accounts:
 
     async def by_key(self, text: str) -> Caller:
         """Raises: ApiError: the key is unknown, expired or revoked."""
-        parsed = keytext.parse(text)
+        parsed = key_format.parse(text)
         key = await self._find(parsed.id) if parsed else None
         # What has become of a key is told only to those who have all of it.
-        if parsed is None or key is None or not keytext.proves(parsed.secret, key.digest):
+        if parsed is None or key is None or not key_format.proves(parsed.secret, key.digest):
             raise unauthorised("This API key is unknown here.")
         match key.state(self.clock()):
             case "revoked":

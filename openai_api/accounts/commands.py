@@ -15,12 +15,12 @@ from rich.text import Text
 
 from openai_api.accounts.limits import DAY, MOST_REQUESTS, Limits, day_of
 from openai_api.accounts.options import NONE, accounts_option
-from openai_api.accounts.people import SCOPES, USING, Key, Person
+from openai_api.accounts.principals import SCOPES, USING, Key, Person
 from routing.security import short_id
-from swarm.admin import duration, json_option
+from swarm.cli.admin import duration, json_option
+from swarm.cli.tables import ago, day, show
 from swarm.errors import SwarmError
-from swarm.process import clear_errors
-from swarm.tables import ago, day, show
+from swarm.system.process import clear_errors
 
 if TYPE_CHECKING:
     from openai_api.accounts.store import Store
@@ -229,9 +229,9 @@ def _limits(key: Key) -> str:
 
 
 def _the_key(keys: Sequence[Key], wanted: str) -> Key:
-    from openai_api.accounts import keytext
+    from openai_api.accounts import key_format
 
-    parsed = keytext.parse(wanted)
+    parsed = key_format.parse(wanted)
     rules: tuple[Callable[[Key], bool], ...] = (
         lambda key: key.id == (parsed.id if parsed else wanted),
         lambda key: key.name == wanted and key.revoked is None,

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from swarm import home
 from swarm.errors import SwarmError
+from swarm.system import home
 
 WAIT = 5.0  # s for another program that writes to the same SQLite file, or for PostgreSQL to take a connection
 _LOCK = 7_236_401  # any number: programs that migrate the same PostgreSQL database wait for one another by it

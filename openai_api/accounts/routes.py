@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from openai_api.accounts.access import Accounts, unavailable
 from openai_api.accounts.database import AccountsError
 from openai_api.accounts.limits import DAY, MOST_REQUESTS, Limits, day_of
-from openai_api.accounts.people import SCOPES, Caller, Key, Person
+from openai_api.accounts.principals import SCOPES, Caller, Key, Person
 from openai_api.errors import ApiError, invalid
 from swarm.errors import SwarmError
 

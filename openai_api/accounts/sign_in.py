@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import AccountsError
-from openai_api.accounts.people import Person
+from openai_api.accounts.principals import Person
 from openai_api.accounts.usage import plain
 from swarm.errors import SwarmError
 

@@ -12,11 +12,11 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from openai_api.accounts import keytext
+from openai_api.accounts import key_format
 from openai_api.accounts.database import clear_errors, writing
-from openai_api.accounts.keytext import KeyText
+from openai_api.accounts.key_format import KeyText
 from openai_api.accounts.limits import Limits
-from openai_api.accounts.people import Key, Person, Role
+from openai_api.accounts.principals import Key, Person, Role
 from openai_api.accounts.schema import KeyRow, PersonRow, ServedRow, UsageRow, VisitRow
 from openai_api.accounts.usage import Tally
 from swarm.errors import SwarmError
@@ -113,13 +113,13 @@ class Store:
         expires: float | None = None,
     ) -> tuple[Key, KeyText]:
         """A new key, and its text, which is never to be had again."""
-        text, limits = keytext.draw(), limits or Limits()
+        text, limits = key_format.draw(), limits or Limits()
         with self._writes() as session:
             row = KeyRow(
                 id=text.id,
                 person_id=person.id,
                 name=name,
-                digest=keytext.digest(text.secret),
+                digest=key_format.digest(text.secret),
                 scopes=sorted(scopes),
                 models=list(models) if models is not None else None,
                 requests_per_minute=limits.requests_per_minute,

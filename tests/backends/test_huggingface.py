@@ -127,7 +127,7 @@ def test_a_forward_that_fails_does_not_move_a_running_state(
     chain.step({"a": PROMPT[:20]})
     stage: Any = chain.stages[0]
     with monkeypatch.context() as patch:
-        patch.setattr("backends.huggingface.device.to_numpy", lambda tensor: 1 / 0)
+        patch.setattr("backends.torch_net.device.to_numpy", lambda tensor: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             chain.step({"a": [9, 9, 9]})
     assert stage.sessions["a"].length == 20

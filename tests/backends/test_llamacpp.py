@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends import BackendError, Batch, Options, Row, Span, cache, registry
+from backends import BackendError, Batch, Options, Row, Span, artifact_cache, registry
 from backends import llamacpp as llama_cpp
 from backends.llamacpp import cut, families, layouts, library, precision, source
 from backends.llamacpp.engine import SEQUENCES, Engine, Model, chunks
@@ -182,7 +182,7 @@ def test_a_span_that_is_let_go_is_freed_at_once(family: str, models: MakeModel, 
         assert engine() is None
     finally:
         gc.enable()
-    (kept,) = cache.entries(tmp_path)
+    (kept,) = artifact_cache.entries(tmp_path)
     assert not kept.open
 
 

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from backends.ort import devices, families, graphs
 from backends.ort.engine import CHUNK, _runs
-from backends.ort.places import LEAST, PLACES, Places
+from backends.ort.kv_cache import LEAST, PLACES, Places
 
 onnx = registry.find("onnx")
 PROMPTS = [[(7 * i + 3) % 500 + 5 for i in range(20)], [11, 480, 97]]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from backends import BackendError, Options, Span, registry
-from swarm import loading
 from swarm.errors import SwarmError
-from swarm.serve import Settings
+from swarm.server import loading
+from swarm.server.program import Settings
 from tests.families import make_model
 
 BLOCKS, WIDTH, INNER = 2, 512, 2048

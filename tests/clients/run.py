@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from swarm.models import resolve
+from swarm.models.resolve import resolve
 from tests.clients.environments import CLIENTS, Client, prepared
 from tests.e2e.programs import Swarm
 

@@ -22,9 +22,16 @@ from typing import Self
 _ALIKE = ("--device", "cpu", "--threads", "1")
 BACKEND: tuple[str, ...] = ()  # options of every server; tests/e2e/test_llamacpp.py has them
 LIMIT = 120.0  # s for what takes a few; only a broken program gets there
-_PRELOAD = ["torch", "transformers", "backends.huggingface.stage", "swarm.cli", "swarm.serve", "openai_api.cli"]
+_PRELOAD = [
+    "torch",
+    "transformers",
+    "backends.huggingface.stage",
+    "swarm.cli.main",
+    "swarm.server.program",
+    "openai_api.cli",
+]
 
-# For the process that the others are forked from, which imports torch before `swarm.serve` can say so.
+# For the process that the others are forked from, which imports torch before `swarm.server.program` can say so.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
 if os.name == "posix":
@@ -59,7 +66,7 @@ def _program(command: str, arguments: Sequence[str], environment: dict[str, str]
     sys.argv = [command, *arguments]
     sys.stdout, sys.stderr = _Out(pipe, "out"), _Out(pipe, "err")  # type: ignore[assignment]
     from openai_api.cli import main as gateway
-    from swarm.cli import client_main, directory_main, main, router_main, server_main
+    from swarm.cli.main import client_main, directory_main, main, router_main, server_main
 
     {
         "swarm": main,
@@ -128,7 +135,7 @@ class Swarm:
     """A directory, and servers and gateways as they are added.
 
     with Swarm(home) as swarm:
-        swarm.serve(model, "0:3", "3:6")
+        swarm.server.program(model, "0:3", "3:6")
     """
 
     def __init__(self, home: Path, *arguments: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from swarm import SwarmClient
-from swarm.chat import Chat
+from swarm.cli.chat import Chat
 from tests.e2e.programs import Swarm
 
 SYSTEM = "Answer in one sentence."

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarm import BadRequest, SwarmClient
-from swarm.constraints import of_schema
+from swarm.grammar import of_schema
 from tests.e2e.programs import Swarm
 from tests.e2e.test_failures import serving
 

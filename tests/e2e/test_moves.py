@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import swarm.serve as serving
-from swarm import SwarmClient, loading, moves
-from swarm.process import Stop
+import swarm.server.program as serving
+from swarm import SwarmClient
+from swarm.server import loading, rebalancing
+from swarm.system.process import Stop
 from tests.e2e.programs import Swarm
 from tests.families import make_model, reference_tokens
 
@@ -37,8 +38,8 @@ def test_a_gap_is_filled_by_a_server_that_is_one_too_many_elsewhere(
 ) -> None:
     monkeypatch.setenv("SWARM_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(loading, "capacity_of", lambda *arguments: 3)
-    monkeypatch.setattr(moves, "EVERY", 1.0)
-    monkeypatch.setattr(moves, "SETTLE", 2.0)
+    monkeypatch.setattr(rebalancing, "EVERY", 1.0)
+    monkeypatch.setattr(rebalancing, "SETTLE", 2.0)
     llama = make_model("llama", tmp_path / "llama")
     with Swarm(tmp_path / "home") as swarm, SwarmClient(swarm.token) as client, ExitStack() as servers:
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from routing.relay import is_relayed
+from routing.relay.rules import is_relayed
 from swarm import SwarmClient
 from tests.e2e.programs import LIMIT, Swarm
 from tests.families import make_model, reference_tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from routing.membership import TTL
+from routing.membership.directory_link import TTL
 from swarm import SwarmClient
 from tests.e2e.programs import LIMIT, Program, Swarm
 

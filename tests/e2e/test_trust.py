@@ -12,11 +12,12 @@ import httpx
 import numpy as np
 import pytest
 
-import swarm.serve as serving
+import swarm.server.program as serving
 from backends import Batch, Span, Stage
 from backends.stage import Array
-from swarm import BadRequest, SwarmClient, Unavailable, loading
-from swarm.process import Stop
+from swarm import BadRequest, SwarmClient, Unavailable
+from swarm.server import loading
+from swarm.system.process import Stop
 from tests.e2e.programs import LIMIT, Program, Swarm
 from tests.families import make_model, reference_tokens
 

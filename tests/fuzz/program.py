@@ -10,18 +10,18 @@ import os
 import sys
 
 from backends import registry
-from routing import directory
-from swarm import limits
+from routing.directory import directory
+from swarm.server import rate_limits
 
 registry._BUILT_IN["toy"] = "tests.fuzz.toy_backend"
 if os.environ.get("FUZZ_UNLIMITED"):
-    floods, messages = limits.Floods, limits.Messages
-    limits.Floods = lambda clock, *limit: floods(clock, 1e9, 1e9, 1e9)  # type: ignore[assignment,misc]
-    limits.Messages = lambda clock: messages(clock, 1e9, 1e9)  # type: ignore[assignment,misc]
+    floods, messages = rate_limits.Floods, rate_limits.Messages
+    rate_limits.Floods = lambda clock, *limit: floods(clock, 1e9, 1e9, 1e9)  # type: ignore[assignment,misc]
+    rate_limits.Messages = lambda clock: messages(clock, 1e9, 1e9)  # type: ignore[assignment,misc]
     directory.RATE, directory.BURST, directory.FLOOD = 1e9, 1e9, (1e9, 1e9)
 
 if __name__ == "__main__":
-    program = "openai_api.cli" if sys.argv[1] == "gateway" else "swarm.cli"
+    program = "openai_api.cli" if sys.argv[1] == "gateway" else "swarm.cli.main"
     if sys.argv[1] == "gateway":
         del sys.argv[1]
     importlib.import_module(program).main()

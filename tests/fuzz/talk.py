@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from routing import wire
-from routing.relay import Preamble, name_of
+from routing.relay.rules import Preamble, name_of
 from tests.fuzz.mutation import Frames, Mutator, plain
 from tests.fuzz.toy_backend import MODEL
 from tests.swarm.toy import BLOCKS, VOCAB, WIDTH

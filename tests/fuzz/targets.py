@@ -17,7 +17,7 @@ import psutil
 from benchmarks.swarms import Program
 from routing import wire
 from routing.client import DirectoryClient
-from routing.relay import is_relayed
+from routing.relay.rules import is_relayed
 from routing.security import Identity, JoinToken
 from routing.view import View
 from swarm import SwarmClient

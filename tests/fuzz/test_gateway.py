@@ -36,7 +36,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from openai_api.schemas import MAX_CHOICES
+from openai_api.protocol.schemas import MAX_CHOICES
 from swarm.tokenizer import TOKENIZER_FILES, Tokenizer
 from tests.openai_api.conftest import serving
 from tests.openai_api.engine import BARE, MODEL, WholeModel

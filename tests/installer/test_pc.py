@@ -18,8 +18,8 @@ from pc.layout import Layout
 from pc.log import Log
 
 from routing.security import Identity, JoinToken
-from swarm.firewall import rule
-from swarm.home import home
+from swarm.system.firewall import rule
+from swarm.system.home import home
 
 ENTRY = r"D:\Jürgen Ω\layerswarm\bin"
 paths = st.lists(st.text(st.characters(codec="utf-8", exclude_characters=";\0"), min_size=1)).map(";".join)

@@ -12,7 +12,7 @@ import pytest
 
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
-from openai_api.serving import HttpServer, listen, url_of
+from openai_api.http.server import HttpServer, listen, url_of
 from tests.openai_api.engine import AGREES, WholeModel
 
 LIMIT = 60.0  # s, for what takes a moment

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from routing import wire
 from swarm import BadRequest, Notice, Sampling, ServedModel, SwarmError
-from swarm.constraints import Grammars
+from swarm.client.verify import Verdict
+from swarm.grammar import Grammars
 from swarm.sampling import pick
 from swarm.tokenizer import Tokenizer
-from swarm.verify import Verdict
 
 MODEL = "smollm2-135m"
 BARE = "bare"  # the same model, without a tokenizer

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from openai_api.accounts.usage import Work
 from openai_api.gateway import Gateway
-from openai_api.scoring import PART, logprobs_of, scored
+from openai_api.generation.prompt_logprobs import PART, logprobs_of, scored
 from routing import wire
 from swarm import ServedModel, SwarmError
 from swarm.sampling import Sampling, pick

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from openai_api.serving import listen
+from openai_api.http.server import listen
 from tests.e2e.programs import LIMIT, Program, Swarm
 
 MODEL = "smollm2-135m"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from patches.dht import DHT
-from routing.directory import Directory
+from patches.network.dht import DHT
+from routing.directory.directory import Directory
 from tests.routing.material import running
 
 Join = Callable[..., DHT]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from patches.configs import ConfigError, translated, translating
+from patches.hosting.configs import ConfigError, translated, translating
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from patches.dht import advertised, bind_address, block_of, join_token
-from routing.directory import Directory
+from patches.network.dht import advertised, bind_address, block_of, join_token
+from routing.directory.directory import Directory
 from routing.security import JoinToken
 from tests.patches.conftest import Join
 

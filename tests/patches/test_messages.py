@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from patches.messages import CompressionType, ExpertRequest, Tensor  # noqa: E402
-from patches.nested import nested_compare, nested_flatten, nested_pack  # noqa: E402
-from patches.packing import MSGPackSerializer  # noqa: E402
-from patches.serialization import (  # noqa: E402
+from patches.codec.nested import nested_compare, nested_flatten, nested_pack  # noqa: E402
+from patches.codec.packing import MSGPackSerializer  # noqa: E402
+from patches.codec.serialization import (  # noqa: E402
     DTYPES,
     deserialize_tensor_stream,
     deserialize_torch_tensor,
     serialize_torch_tensor,
     split_for_streaming,
 )
-from patches.tensors import BatchTensorDescriptor, TensorDescriptor  # noqa: E402
+from patches.codec.tensors import BatchTensorDescriptor, TensorDescriptor  # noqa: E402
+from patches.network.messages import CompressionType, ExpertRequest, Tensor  # noqa: E402
 
 scalars = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=5) | st.binary(max_size=5)
 structures = st.recursive(

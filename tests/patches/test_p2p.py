@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from patches.connection_handler import ConnectionHandler
-from patches.dht import DHT
-from patches.loops import RemoteExpertWorker, iter_as_aiter
-from patches.messages import PingRequest
-from patches.node import CallError
-from patches.p2p import P2PContext, PeerID, StubBase
+from patches.concurrency.loops import RemoteExpertWorker, iter_as_aiter
+from patches.network.connection_handler import ConnectionHandler
+from patches.network.dht import DHT
+from patches.network.messages import PingRequest
+from patches.network.node import CallError
+from patches.network.p2p import P2PContext, PeerID, StubBase
 from routing.security import Identity
 from tests.patches.conftest import Join
 

@@ -113,15 +113,15 @@ def test_changes_are_made_when_a_module_is_imported(toy: Path, monkeypatch: pyte
     for how, changes in (
         ("replace", {"toy_upstream.part:ask": f"{here}:ask"}),
         ("wrap", {"toy_upstream.part:Server.__init__": f"{here}:also"}),
-        ("lend", {"toy_upstream.part:toy_locks": "patches.locks"}),
-        ("replace", {"toy_upstream.other": "patches.locks"}),
+        ("lend", {"toy_upstream.part:toy_locks": "patches.concurrency.locks"}),
+        ("replace", {"toy_upstream.other": "patches.concurrency.locks"}),
     ):
         dataclasses.replace(ALL[-1], changes=changes, how=how).apply(finder)  # type: ignore[arg-type]
     import toy_upstream.part as part  # type: ignore[import-not-found]
 
     assert part.ask() == "inside"
     assert part.Server().said == ["upstream", "patched"]
-    assert part.toy_locks.__name__ == "patches.locks"
+    assert part.toy_locks.__name__ == "patches.concurrency.locks"
     assert "toy_locks" not in sys.modules
     from toy_upstream.other import LOCK_EX  # type: ignore[import-not-found]
 
@@ -141,8 +141,8 @@ def test_what_is_not_there_to_replace_is_said(toy: Path, monkeypatch: pytest.Mon
 
 def test_names_are_provided_without_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    hooks.provide("toy_absent.deep.down:flat", "patches.nested:nested_flatten")
-    hooks.provide("toy_absent:number", "patches.locks:LOCK_EX")
+    hooks.provide("toy_absent.deep.down:flat", "patches.codec.nested:nested_flatten")
+    hooks.provide("toy_absent:number", "patches.concurrency.locks:LOCK_EX")
     import toy_absent  # type: ignore[import-not-found]
     from toy_absent.deep.down import flat  # type: ignore[import-not-found]
 
@@ -154,7 +154,7 @@ def test_names_are_provided_without_a_package(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_package_that_was_imported_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PatchError, match="json is installed and was imported"):
-        hooks.provide("json:loads", "patches.nested:nested_flatten")
+        hooks.provide("json:loads", "patches.codec.nested:nested_flatten")
 
 
 NAMES_IN_UPSTREAM = """

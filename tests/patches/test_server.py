@@ -10,12 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from patches import adapters, processes  # noqa: E402
-from patches.loops import RemoteExpertWorker  # noqa: E402
-from patches.module_backend import ModuleBackend, refuse_custom_models  # noqa: E402
-from patches.node import CallError  # noqa: E402
-from patches.runtime import Runtime  # noqa: E402
-from patches.tensors import BatchTensorDescriptor  # noqa: E402
+from patches.codec.tensors import BatchTensorDescriptor  # noqa: E402
+from patches.concurrency import processes  # noqa: E402
+from patches.concurrency.loops import RemoteExpertWorker  # noqa: E402
+from patches.hosting import adapters  # noqa: E402
+from patches.hosting.module_backend import ModuleBackend, refuse_custom_models  # noqa: E402
+from patches.hosting.runtime import Runtime  # noqa: E402
+from patches.network.node import CallError  # noqa: E402
 from tests.patches.conftest import Join  # noqa: E402
 from tests.patches.test_p2p import LIMIT, Text, Toy, serving, stub  # noqa: E402
 
@@ -151,4 +152,4 @@ def test_adapters_are_refused_when_they_are_asked_for() -> None:
     with pytest.raises(ValueError, match="lora-of-mine: LoRA adapters are not"), adapters.using_adapter("lora-of-mine"):
         pass
     with pytest.raises(ImportError, match="not provided"):
-        from patches.adapters import create_lora_adapter  # noqa: F401
+        from patches.hosting.adapters import create_lora_adapter  # noqa: F401

@@ -11,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from patches import locks, processes
-from patches.futures import ALL_STATES, MPFuture
-from patches.loops import RemoteExpertWorker, aiter_with_timeout, amap_in_executor, enter_asynchronously, iter_as_aiter
-from patches.records import Blacklist, TimedStorage, get_dht_time
+from patches.concurrency import locks, processes
+from patches.concurrency.futures import ALL_STATES, MPFuture
+from patches.concurrency.loops import (
+    RemoteExpertWorker,
+    aiter_with_timeout,
+    amap_in_executor,
+    enter_asynchronously,
+    iter_as_aiter,
+)
+from patches.network.records import Blacklist, TimedStorage, get_dht_time
 
 LIMIT = 60.0  # s; only a test that fails waits so long
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backends import BackendError, Batch, Options, Row, Span, registry
-from routing.directory import Directory
+from routing.directory.directory import Directory
 from tests.families import WIDTH, make_model, reference_tokens
 from tests.upstream import NEW, PROMPT, petals_python, run_client, upstream_servers
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from routing import wire
-from routing.directory import Directory
+from routing.directory.directory import Directory
 from routing.links import Connected, Context, Dialer, LinkEvent, Received
 from routing.security import Identity, JoinToken
 from routing.view import View

@@ -16,7 +16,7 @@ import zmq
 
 from routing import wire
 from routing.client import DirectoryClient, DirectoryError, View
-from routing.directory import Directory
+from routing.directory.directory import Directory
 from routing.links import Connected, Context, Listener, Lost
 from routing.security import Gate, Identity, JoinToken
 from tests.routing.material import KEYS, PATIENCE, Clock, Peer, running, server, unnumbered
@@ -124,7 +124,7 @@ def test_a_directory_that_cannot_save_a_newcomer_tells_it_so(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("routing.ledger.os.fsync", full)
+    monkeypatch.setattr("routing.directory.store.os.fsync", full)
     assert "does not let this machine in: the directory cannot save its members" in refusal_of(directory.token)
 
 
@@ -245,7 +245,7 @@ def test_a_server_admits_a_peer_that_enrolled_after_it_started(directory: Direct
 def test_a_restarted_directory_finds_its_members_and_servers_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "routing.membership")
+    caplog.set_level(logging.INFO, "routing.membership.directory_link")
     with ExitStack() as clients:
         with running(Directory("127.0.0.1:0", tmp_path)) as first:
             # Its clock stands still: it does not announce because a renewal is due.

@@ -1,4 +1,4 @@
-"""Servers that lie to clients of theirs, over real sockets. `tests/swarm/test_hostile_hops.py` has every lie."""
+"""Servers that lie to clients of theirs, over real sockets. `tests/swarm/client/test_hostile_hops.py` has every lie."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from routing import wire
 from swarm import SessionFailed, SwarmClient
-from swarm.session import Session
+from swarm.client.session import Session
 from tests.swarm.live import MODEL, Live, directory, serving
 from tests.swarm.toy import greedy, logits
 

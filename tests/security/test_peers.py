@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from routing import wire
-from routing.directory import Directory
+from routing.directory.directory import Directory
 from routing.links import Connected, Lost, Received
 from routing.security import Identity, JoinToken
 from tests.routing.material import Peer, server

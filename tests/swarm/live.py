@@ -13,11 +13,11 @@ import zmq
 from backends import Span
 from routing import wire
 from routing.client import DirectoryClient
-from routing.directory import Directory
+from routing.directory.directory import Directory
 from routing.links import Context, Dialer, Listener
 from routing.security import Gate, Identity, JoinToken
-from swarm.server import Server
-from swarm.vigil import Vigil
+from swarm.server.polling import Vigil
+from swarm.server.server import Server
 from tests.routing.material import running
 from tests.swarm.toy import BLOCKS, WIDTH, ToyStage
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from backends import Span
 from routing import wire
 from routing.links import Connected, LinkEvent, Lost, Received
-from swarm.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
+from swarm.client.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
+from swarm.client.session import Session
 from swarm.errors import SwarmError, Unavailable
 from swarm.sampling import Sampling
-from swarm.server import Server
-from swarm.session import Session
+from swarm.server.server import Server
 from tests.swarm.toy import BLOCKS, ToyStage
 
 TICK = 0.01  # s of simulated time per turn of everybody
@@ -144,7 +144,7 @@ class SimulatedServer:
 
 
 class Client:
-    """Drives one session the way `swarm.driver` does."""
+    """Drives one session the way `swarm.client.driver` does."""
 
     def __init__(self, swarm: Simulation, name: str, max_length: int) -> None:
         self.swarm = swarm

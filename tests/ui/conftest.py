@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from openai_api.site import STATIC
+from openai_api.http.static_site import STATIC
 from tests.e2e.programs import Swarm
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra 'test')")

@@ -10,7 +10,7 @@ from pathlib import Path
 from routing import wire
 from routing.view import View
 from swarm import Notice, Sampling, ServedModel, SwarmError
-from swarm.driver import Link
+from swarm.client.driver import Link
 from swarm.tokenizer import Tokenizer
 from tests.openai_api.engine import MODEL, server
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from openai_api import site
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import connect
 from openai_api.accounts.limits import day_of
-from openai_api.accounts.people import EVERYTHING
+from openai_api.accounts.principals import EVERYTHING
 from openai_api.accounts.sign_in import SignIn, provider_of
 from openai_api.accounts.store import Store
 from openai_api.accounts.usage import Asked, Tally
+from openai_api.http import static_site
 from tests.openai_api.accounts.conftest import ask
 from tests.openai_api.accounts.provider import CLIENT, SECRET, providing
 from tests.openai_api.accounts.toy import HEAD, MODEL, TAIL, Toy
@@ -56,7 +56,7 @@ def test_a_key_is_made_shown_once_used_and_revoked(
     root = store.add_person("root", "owner", time.time())
     store.add_person("alice", "member", time.time())
     owner = str(store.add_key(root, "first", EVERYTHING, time.time())[1])
-    with serving(Toy(), accounts=accounts, site=site.load()) as url:
+    with serving(Toy(), accounts=accounts, site=static_site.load()) as url:
         page = open_page(url, permissions=["clipboard-read", "clipboard-write"])
         unlock(page, owner)
         go(page, "API keys")
@@ -110,7 +110,7 @@ def test_usage_is_drawn_by_day_key_and_server(
         tally.add(Asked(day, 0, "", MODEL), 1, 300 * (back % 3), 50)
         tally.add_served(day, MODEL, {HEAD: 5000 + 100 * back, TAIL: 9000}, {HEAD: "head", TAIL: "tail"})
     store.record(tally)
-    with serving(Toy(), accounts=accounts, site=site.load()) as url:
+    with serving(Toy(), accounts=accounts, site=static_site.load()) as url:
         page = open_page(url)
         unlock(page, str(text))
         go(page, "Usage")
@@ -140,7 +140,7 @@ def test_usage_is_drawn_by_day_key_and_server(
 def test_without_accounts_the_pages_say_how_to_have_them(
     open_page: OpenPage, shot: Shot, accessible: Accessible
 ) -> None:
-    with serving(Toy(), site=site.load()) as url:
+    with serving(Toy(), site=static_site.load()) as url:
         page = open_page(url)
         for name in ("API keys", "Usage"):
             go(page, name)
@@ -158,7 +158,7 @@ def test_members_sign_in_and_out(accounts: Accounts, open_page: OpenPage, shot: 
             known = provider_of(provider.url, CLIENT, SECRET, [], ["@example.org"])
             return {"sign_in": SignIn(known, accounts, url)}
 
-        with serving(Toy(), options_for=options, accounts=accounts, site=site.load()) as url:
+        with serving(Toy(), options_for=options, accounts=accounts, site=static_site.load()) as url:
             page = open_page(url, elsewhere=provider.url)
             asking = page.get_by_role("dialog", name="This gateway asks for an API key")
             link = asking.get_by_role("link", name="Sign in instead")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from openai_api import site
-from openai_api.console import Console
+from openai_api.console.console import Console
+from openai_api.http import static_site
 from tests.openai_api.conftest import serving
 from tests.ui.chatting import LIMIT, answers, ask
 from tests.ui.conftest import OpenPage
@@ -32,7 +32,7 @@ def scripted(smollm2: Path) -> Scripted:
 
 @pytest.fixture(scope="module")
 def url(scripted: Scripted) -> Iterator[str]:
-    with serving(scripted, site=site.load(), console=Console(scripted)) as url:
+    with serving(scripted, site=static_site.load(), console=Console(scripted)) as url:
         yield url
 
 

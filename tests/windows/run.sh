@@ -11,18 +11,18 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 started=$SECONDS
 subset=(
-    tests/backends/test_cache.py
+    tests/backends/test_artifact_cache.py
     tests/routing
-    tests/swarm/test_cache.py
-    tests/swarm/test_checks.py
-    tests/swarm/test_console.py
-    tests/swarm/test_doctor.py
-    tests/swarm/test_fingerprint.py
-    tests/swarm/test_models.py
-    tests/swarm/test_pipes.py
-    tests/swarm/test_ring.py
+    tests/swarm/cli/test_cache.py
+    tests/swarm/cli/test_checks.py
+    tests/swarm/system/test_console.py
+    tests/swarm/cli/test_doctor.py
+    tests/swarm/models/test_fingerprint.py
+    tests/swarm/models/test_resolve.py
+    tests/swarm/system/test_pipes.py
+    tests/swarm/server/test_server.py
     tests/swarm/test_sampling.py
-    tests/swarm/test_scheduler.py
+    tests/swarm/server/test_scheduler.py
     tests/swarm/test_tokenizer.py
     tests/windows/test_accounts.py
     tests/windows/test_started.py

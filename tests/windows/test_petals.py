@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from routing.directory import Directory
+from routing.directory.directory import Directory
 from swarm import SwarmClient
 from tests.families import make_model, reference_tokens
 from tests.routing.material import running as started

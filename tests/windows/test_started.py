@@ -20,7 +20,7 @@ import pytest
 from tests.families import make_model
 from tests.windows.programs import ROOT, Program
 
-MAIN = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from swarm.cli import main; main()"
+MAIN = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from swarm.cli.main import main; main()"
 
 
 def console_script(folder: Path) -> None:
@@ -47,7 +47,7 @@ def clone(tmp_path: Path) -> Path:
     scripts = folder / ".venv" / ("Scripts" if sys.platform == "win32" else "bin")
     scripts.mkdir(parents=True)
     pins = ("setup.cfg", "pyproject.toml", "constraints.txt", "backends/upstream/requirements.txt")
-    for name in ("bootstrap.py", "swarm/jobs.py", "swarm/console.py", *pins):
+    for name in ("bootstrap.py", "swarm/system/jobs.py", "swarm/system/console.py", *pins):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (scripts / ("python.exe" if sys.platform == "win32" else "python")).touch()

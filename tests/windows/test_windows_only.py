@@ -10,14 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openai_api.serving import listen
-from swarm import firewall, models, package
-from swarm.checks import keys
-from swarm.checks.accelerators import Gpu
+from openai_api.http.server import listen
+from swarm.cli.doctor.checks import keys
+from swarm.cli.doctor.checks.accelerators import Gpu
+from swarm.cli.doctor.probes import windows
 from swarm.errors import SwarmError
-from swarm.jobs import Job
-from swarm.probes import windows
-from swarm.process import stopping
+from swarm.models import pypi, resolve
+from swarm.system import firewall
+from swarm.system.jobs import Job
+from swarm.system.process import stopping
 from tests.windows.programs import ROOT
 from tests.windows.wine import windows_only, wine
 
@@ -25,7 +26,7 @@ pytestmark = windows_only
 
 PARENT = """
 import subprocess, sys
-from swarm.jobs import Job
+from swarm.system.jobs import Job
 job = Job()
 child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
 print(child.pid, job.add(child.pid), flush=True)
@@ -129,12 +130,12 @@ def test_a_second_program_does_not_get_the_gateways_port() -> None:
 
 @wine("it renames folders that hold an open file")
 def test_a_model_that_is_in_use_is_not_replaced_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(package, "_SCANNED", 2)
+    monkeypatch.setattr(pypi, "_SCANNED", 2)
     for name in ("made", "tiny"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
     with (tmp_path / "tiny" / "model.safetensors").open("rb"), pytest.raises(SwarmError, match="in use"):
-        package.move(tmp_path / "made", tmp_path / "tiny")
+        pypi.move(tmp_path / "made", tmp_path / "tiny")
 
 
 def test_a_model_is_found_in_any_capitals_and_named_as_on_disk(swarm_home: Path) -> None:
@@ -142,8 +143,8 @@ def test_a_model_is_found_in_any_capitals_and_named_as_on_disk(swarm_home: Path)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    assert models.resolve("owner/some-model").name == "Owner/Some-Model"
-    assert models.resolve(str(folder).upper()).name == "Owner--Some-Model"
+    assert resolve.resolve("owner/some-model").name == "Owner/Some-Model"
+    assert resolve.resolve(str(folder).upper()).name == "Owner--Some-Model"
 
 
 def test_the_system_tells_what_the_doctor_asks(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ const NO_TOKEN = "TOKEN";
 /** What to type on another machine so that it serves a part of a model. */
 export function AddMachine({ swarm, close }: { swarm: Swarm; close: () => void }) {
   const [system, setSystem] = useState<System>(guess);
-  const [model, setModel] = useState(swarm.models[0]?.name ?? "smollm2-135m");
+  const [model, setModel] = useState(swarm.models.resolve[0]?.name ?? "smollm2-135m");
   const [life, setLife] = useState(3600);
   const [token, setToken] = useState("");
   const [problem, setProblem] = useState("");
-  const fetchable = swarm.models.find((each) => each.name === model)?.fetchable ?? true;
+  const fetchable = swarm.models.resolve.find((each) => each.name === model)?.fetchable ?? true;
 
   const make = async () => {
     setProblem("");
@@ -84,9 +84,9 @@ export function AddMachine({ swarm, close }: { swarm: Swarm; close: () => void }
                 {each}
               </button>
             ))}
-            {swarm.models.length > 1 && (
+            {swarm.models.resolve.length > 1 && (
               <select aria-label="Model to serve" value={model} onChange={(event) => setModel(event.target.value)}>
-                {swarm.models.map((each) => (
+                {swarm.models.resolve.map((each) => (
                   <option key={each.name}>{each.name}</option>
                 ))}
               </select>

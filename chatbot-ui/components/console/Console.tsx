@@ -29,7 +29,7 @@ export function Console() {
           <h2>Swarm</h2>
           <p className="quiet">
             {swarm
-              ? `${count(servers.length, "server")}, ${count(swarm.models.length, "model")}`
+              ? `${count(servers.length, "server")}, ${count(swarm.models.resolve.length, "model")}`
               : problem || "Connecting to the gateway."}
             {swarm && (
               <span className={connected ? "live" : "live off"}>{connected ? "live" : problem || "not connected"}</span>
@@ -40,7 +40,7 @@ export function Console() {
           <Plus aria-hidden /> Add a machine
         </button>
       </header>
-      {swarm && !swarm.models.length && !gone.length && (
+      {swarm && !swarm.models.resolve.length && !gone.length && (
         <section className="empty">
           <h3>No server is here yet</h3>
           <p className="quiet">

@@ -18,7 +18,7 @@ import pytest
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import connect
 from openai_api.accounts.store import Store
-from openai_api.serving import listen
+from openai_api.http.server import listen
 from tests.openai_api.accounts.toy import MODEL, Toy
 from tests.openai_api.conftest import serving
 

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from openai_api.serving import listen, url_of
+from openai_api.http.server import listen, url_of
 
 CLIENT, SECRET = "layerswarm", "the client's secret"
 

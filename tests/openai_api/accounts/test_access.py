@@ -16,13 +16,13 @@ import httpx
 import openai
 import pytest
 
-from openai_api.accounts import keytext
+from openai_api.accounts import key_format
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import AccountsError, connect
 from openai_api.accounts.limits import Limits
-from openai_api.accounts.people import SCOPES, USING, Key
+from openai_api.accounts.principals import SCOPES, USING, Key
 from openai_api.accounts.store import Store
-from openai_api.console import Console
+from openai_api.console.console import Console
 from routing.view import View
 from tests.openai_api.accounts.conftest import Clock, ask, bearer
 from tests.openai_api.accounts.toy import HEAD, MODEL, OTHER, SPARE, TAIL, Toy
@@ -71,14 +71,14 @@ def test_each_refusal_says_which_it_is(gateway: Start, make: Make, store: Store,
     store.remove_person(bob.id, clock())
     url = gateway()
     clock.now += 60
-    wrong = keytext.KeyText(good.id, keytext.draw().secret)
+    wrong = key_format.KeyText(good.id, key_format.draw().secret)
     said = {}
     for name, text in {
         "none of ours": "none",
         "nonsense": "sk-123",
-        "unknown": keytext.draw(),
+        "unknown": key_format.draw(),
         "wrong": wrong,
-        "wrong of a revoked one": keytext.KeyText(revoked.id, wrong.secret),
+        "wrong of a revoked one": key_format.KeyText(revoked.id, wrong.secret),
         "expired": short,
         "revoked": gone,
         "orphaned": orphaned,

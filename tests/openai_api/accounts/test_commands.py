@@ -13,15 +13,16 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from openai_api.accounts import keytext
+from openai_api.accounts import key_format
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.limits import day_of
-from openai_api.accounts.opening import accounts_of, can_get_in, origins_of, provider
 from openai_api.accounts.options import SigningIn
-from openai_api.accounts.people import EVERYTHING
+from openai_api.accounts.principals import EVERYTHING
+from openai_api.accounts.setup import accounts_of, can_get_in, origins_of, provider
 from openai_api.accounts.usage import Asked, Tally
-from swarm import SwarmError, extensions
-from swarm.cli import cli
+from swarm import SwarmError
+from swarm.cli import extensions
+from swarm.cli.main import cli
 from tests.e2e.programs import Swarm
 from tests.families import make_model
 from tests.openai_api.accounts.conftest import bearer
@@ -47,7 +48,7 @@ def store_of(accounts: Accounts | None) -> Any:
 
 def test_keys_and_members_are_made_listed_and_taken_back(swarm_home: Path) -> None:
     text = run("key", "create", "alice", "--owner", "--expires", "7d").strip()
-    made = keytext.parse(text)
+    made = key_format.parse(text)
     assert made is not None
     limits = ["--requests-per-minute", "30", "--tokens-per-day", "200000", "--sessions", "2", "--models", "a, b"]
     second = json.loads(run("key", "create", "laptop", "--for", "bob", "--scope", "inference", *limits, "--json"))
@@ -68,7 +69,7 @@ def test_keys_and_members_are_made_listed_and_taken_back(swarm_home: Path) -> No
     assert {key["name"]: key["state"] for key in listed()}["alice"] == "removed"
     for arguments, said in (
         (("key", "revoke", "nothing"), "no key is 'nothing'"),
-        (("key", "revoke", str(keytext.draw())), "no key is"),
+        (("key", "revoke", str(key_format.draw())), "no key is"),
         (("member", "remove", "carol"), "last owner"),
         (("member", "remove", "nobody"), "no member is 'nobody'"),
         (("key", "create", "x", "--expires", "soon"), "no duration"),
@@ -83,7 +84,7 @@ def test_keys_and_members_are_made_listed_and_taken_back(swarm_home: Path) -> No
 def test_a_key_is_revoked_by_itself_without_showing_it(swarm_home: Path) -> None:
     text = run("key", "create", "alice").strip()
     assert text not in run("key", "revoke", text) and listed()[0]["state"] == "revoked"
-    unknown = str(keytext.draw())
+    unknown = str(key_format.draw())
     assert unknown.rpartition("-")[2] not in run("key", "revoke", unknown, code=2)
 
 
@@ -211,6 +212,6 @@ for ask in (lambda: SignIn(Provider("https://id.example", "c"), None, "http://x"
 
 def test_the_database_is_loaded_only_by_commands_that_use_it() -> None:
     heavy = ("sqlalchemy", "alembic", "openai_api")
-    script = f"import sys, swarm.cli; print([name for name in {heavy} if name in sys.modules])"
+    script = f"import sys, swarm.cli.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from openai_api.accounts.database import AccountsError, alembic_config, connect, writing
 from openai_api.accounts.limits import Limits
-from openai_api.accounts.people import SCOPES
+from openai_api.accounts.principals import SCOPES
 from openai_api.accounts.schema import Base
 from openai_api.accounts.store import Store
 from openai_api.accounts.usage import Asked, Tally

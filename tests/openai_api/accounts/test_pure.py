@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_api.accounts import keytext
+from openai_api.accounts import key_format
 from openai_api.accounts.limits import DAY, MINUTE, Limits, crowding, day_of, refusal
-from openai_api.accounts.people import Caller, scope_of
+from openai_api.accounts.principals import Caller, scope_of
 from openai_api.accounts.usage import Asked, Tally, Work
 from tests.openai_api.accounts.toy import HEAD, OTHER_ROUTE, ROUTE, SPARE, TAIL, hop
 
@@ -15,20 +15,20 @@ NOW = 1_800_000_000.0
 
 
 def test_a_key_is_read_back_and_proves_itself_only() -> None:
-    key, other = keytext.draw(), keytext.draw()
-    assert keytext.parse(str(key)) == key
-    assert keytext.proves(key.secret, keytext.digest(key.secret))
-    assert not keytext.proves(other.secret, keytext.digest(key.secret))
+    key, other = key_format.draw(), key_format.draw()
+    assert key_format.parse(str(key)) == key
+    assert key_format.proves(key.secret, key_format.digest(key.secret))
+    assert not key_format.proves(other.secret, key_format.digest(key.secret))
     assert key.secret not in repr(key) and key.secret not in repr([key])
-    assert len({keytext.draw() for _ in range(100)}) == 100
+    assert len({key_format.draw() for _ in range(100)}) == 100
 
 
 @given(st.text(), st.text(max_size=3))
 def test_nothing_else_is_a_key(text: str, more: str) -> None:
-    parsed = keytext.parse(text)
+    parsed = key_format.parse(text)
     assert parsed is None or str(parsed) == text
-    key = str(keytext.draw())
-    assert more == "" or (keytext.parse(key + more) is None and keytext.parse(more + key) is None)
+    key = str(key_format.draw())
+    assert more == "" or (key_format.parse(key + more) is None and key_format.parse(more + key) is None)
 
 
 @given(

@@ -1,0 +1,1 @@
+"""Checkpoints: model folders and the headers of their safetensors files."""

@@ -1,0 +1,1 @@
+"""The torch net: a family's own modules, cut to a span and filled with its weights."""

@@ -1,0 +1,1 @@
+"""The console: the swarm as the page shows it."""

@@ -1,0 +1,1 @@
+"""Generation: from a request that was understood to the pieces of its answer."""

@@ -1,0 +1,1 @@
+"""HTTP around the endpoints: keys, limits, disconnects, logs, the server itself."""

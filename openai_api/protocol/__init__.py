@@ -1,0 +1,1 @@
+"""The wire format of the HTTP APIs: requests as they are read, answers as they are written."""

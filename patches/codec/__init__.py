@@ -1,0 +1,1 @@
+"""hivemind's serialisation: tensors and nested structures as bytes."""

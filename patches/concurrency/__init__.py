@@ -1,0 +1,1 @@
+"""hivemind's processes, futures, locks and event loops, without fork."""

@@ -1,0 +1,1 @@
+"""hivemind's and Petals' server parts."""

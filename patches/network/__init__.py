@@ -1,0 +1,1 @@
+"""hivemind's network over `routing`: DHT, peers and their messages."""

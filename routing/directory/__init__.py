@@ -1,0 +1,1 @@
+"""The directory: who is a member, who serves which blocks."""

@@ -1,0 +1,1 @@
+"""Membership: how a peer enrols with the directories of its swarm and stays connected to them."""

@@ -1,0 +1,84 @@
+"""A request to several directories: which of them is asked, and what their answers mean together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from routing.membership.directory_link import Announced, Answer, Asking, Membership, announcement
+
+
+class Anywhere:
+    """Asks the first directory that is connected, and another when that one is lost."""
+
+    def __init__(self, make: Callable[[int], Asking], answer: Future[Answer]) -> None:
+        self._make = make
+        self._answer = answer
+        self._asked: Membership | None = None
+        self._theirs: Future[Answer] = Future()
+
+    def settle(self, memberships: Sequence[Membership]) -> bool:
+        """Do what is due; whether there is nothing more to do."""
+        if self._theirs.done():
+            _pass_on(self._theirs, self._answer)
+            return True
+        if self._asked is None or self._asked not in memberships or not self._asked.is_up:
+            connected = next((membership for membership in memberships if membership.is_up), None)
+            if connected is not None:
+                self.forget()
+                self._asked, self._theirs = connected, Future()
+                connected.ask(self._make, self._theirs)
+        return False
+
+    def forget(self) -> None:
+        if self._asked is not None:
+            self._asked.forget(self._theirs)
+
+
+class Everywhere:
+    """Announces to all directories. A single refusal is one; else it is done once all that are connected have said so.
+
+    Args:
+        before: what was announced, and is again after a refusal.
+    """
+
+    def __init__(self, server: Announced, before: Announced | None, answer: Future[Answer]) -> None:
+        self.server = server
+        self._before = before
+        self._answer = answer
+        self._asked: dict[Membership, Future[Answer]] = {}
+
+    def settle(self, memberships: Sequence[Membership]) -> bool:
+        """Do what is due; whether there is nothing more to do."""
+        for membership in memberships:
+            if membership.is_up and membership not in self._asked:
+                self._asked[membership] = Future()
+                membership.ask(lambda request: announcement(request, self.server), self._asked[membership])
+        answers = [answer for membership, answer in self._asked.items() if membership in memberships and answer.done()]
+        refusal = next((answer for answer in answers if answer.exception() is not None), None)
+        if refusal is not None:
+            self.forget()
+            for membership in memberships:
+                membership.hold(self._before)
+            _pass_on(refusal, self._answer)
+            return True
+        waiting = [m for m in memberships if m.is_up and not self._asked[m].done()]
+        if waiting or not answers:
+            return False
+        self.forget()
+        for membership in memberships:
+            membership.hold(self.server)
+        _pass_on(answers[0], self._answer)
+        return True
+
+    def forget(self) -> None:
+        for membership, answer in self._asked.items():
+            membership.forget(answer)
+
+
+def _pass_on(theirs: Future[Answer], ours: Future[Answer]) -> None:
+    error = theirs.exception()
+    if error is not None:
+        ours.set_exception(error)
+    else:
+        ours.set_result(theirs.result())

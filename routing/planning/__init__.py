@@ -1,0 +1,1 @@
+"""Planning: which servers a session uses and which blocks a server takes, as pure functions."""

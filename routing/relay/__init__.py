@@ -1,0 +1,1 @@
+"""The relay: connections to peers that cannot be dialled, through a router."""

@@ -1,0 +1,204 @@
+"""`swarm chat`: a conversation with a model, in a terminal."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rich.console import Console
+from rich.table import Table
+
+from swarm.chat_templates import Template, detected
+from swarm.cli import conversation, generate, status
+from swarm.cli.conversation import Conversation
+from swarm.cli.markdown import Writer, before
+from swarm.client.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
+from swarm.errors import BadRequest, SwarmError
+from swarm.tokenizer import Tokenizer
+
+LONGEST = 8192  # tokens of a session
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A model that answers, and the session that carries the conversation with it: a turn costs only its new tokens.
+
+    Attributes:
+        template: for a model that comes without one.
+    """
+
+    client: SwarmClient
+    model: ServedModel
+    tokenizer: Tokenizer
+    template: Template | None
+    session: ClientSession
+    stop_ids: tuple[int, ...]
+
+    @classmethod
+    def met(cls, client: SwarmClient, name: str | None) -> Self:
+        """Raises: SwarmError: the swarm does not serve it, or it has no tokenizer."""
+        model = generate.pick_model(client, name)
+        tokenizer = generate.tokenizer_of(client, model.name)
+        stops, template = set(tokenizer.stop_ids), None
+        if not tokenizer.has_chat_template:
+            vocabulary = tokenizer.fast.get_vocab()
+            template = detected(vocabulary)
+            stops |= {vocabulary[token] for token in (template.end,) if token in vocabulary}
+        session = client.session(model.name, min(model.context_length or LONGEST, LONGEST))
+        return cls(client, model, tokenizer, template, session, tuple(sorted(stops)))
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        extra: dict[str, Any] = {"chat_template": self.template.text} if self.template else {}
+        return self.tokenizer.chat(messages, **extra)
+
+    def __str__(self) -> str:
+        servers = ", ".join(f"{server.name} {server.start}:{server.end}" for server in self.model.servers)
+        form = f", asked in the form of {self.template.family}" if self.template else ""
+        return f"{self.model.name} on {servers}{form}"
+
+
+class Chat:
+    """
+    Args:
+        connect: opens the swarm of a join token; it is closed when the chat leaves it.
+        sampling: what else than the stop ids decides about an answer.
+        verify: how many parts of each answer are computed anew by other servers.
+        answers, remarks: where the two go.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[str], SwarmClient],
+        join: str,
+        model: str | None,
+        system: str | None,
+        new: int,
+        sampling: SamplingOptions,
+        verify: int = 0,
+        answers: Console | None = None,
+        remarks: Console | None = None,
+    ) -> None:
+        self._connect = connect
+        self._new = new
+        self._sampling = sampling
+        self._verify = verify
+        self._answers = answers or Console()
+        self._remarks = remarks or Console(stderr=True, highlight=False)
+        self._partner = self._entered(join, model)
+        self._conversation = Conversation(self._partner.model.name, system or "")
+
+    def run(self) -> None:
+        """Read lines and answer them until the end of the input or /exit."""
+        self._say(f"{self._partner}. /help lists the commands, Ctrl-C stops an answer.")
+        try:
+            while (line := self._read()) is not None:
+                try:
+                    self._carry_out(line)
+                except SwarmError as error:
+                    self._say(f"error: {error}")
+        finally:
+            self._partner.session.close()
+            self._partner.client.close()
+
+    def _carry_out(self, line: str) -> None:
+        if not line.startswith("/"):
+            if line:
+                self._answer(line)
+            return
+        name, _, rest = line[1:].partition(" ")
+        command = getattr(self, f"do_{name or 'help'}", None)
+        if command is None:
+            raise BadRequest(f"there is no command /{name}; /help lists them")
+        wants = [p for p in inspect.signature(command).parameters.values() if p.default is p.empty]
+        if wants and not rest.strip():
+            raise BadRequest(f"/{name} needs a {wants[0].name}")
+        command(rest.strip()) if inspect.signature(command).parameters else command()
+
+    # --- the commands, as /help lists them ---------------------------------------------------------------------------
+
+    def do_help(self) -> None:
+        """This list."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for name, command in inspect.getmembers(self, inspect.ismethod):
+            if name.startswith("do_"):
+                arguments = "".join(f" {p.name.upper()}" for p in inspect.signature(command).parameters.values())
+                table.add_row(f"/{name[3:]}{arguments}", inspect.getdoc(command))
+        table.add_row("/exit", "Leave; so does the end of the input.")
+        self._remarks.print(table)
+
+    def do_peers(self) -> None:
+        """Who serves which blocks."""
+        self._remarks.print(status.draw(self._partner.client.models(), self._partner.client.view))
+
+    def do_connect(self, token: str) -> None:
+        """Go on with the swarm of another join token."""
+        old, self._partner = self._partner, self._entered(token, None)
+        old.session.close()
+        old.client.close()
+        self._say(f"{self._partner}")
+
+    def do_model(self, name: str = "") -> None:
+        """What answers; with a name, what answers from now on."""
+        if name:
+            old, self._partner = self._partner, Partner.met(self._partner.client, name)
+            old.session.close()
+        self._say(f"{self._partner}")
+
+    def do_system(self, text: str = "") -> None:
+        """What the model is told before the conversation; with a text, from now on."""
+        self._conversation.system = text or self._conversation.system
+        self._say(self._conversation.system or "(nothing)")
+
+    def do_clear(self) -> None:
+        """A new conversation."""
+        self._conversation.messages.clear()
+
+    def do_save(self, name: str) -> None:
+        """Keep the conversation under a name."""
+        self._say(f"saved in {conversation.save(self._conversation, name)}")
+
+    def do_load(self, name: str = "") -> None:
+        """Go on with a conversation that was saved; without a name, list them."""
+        if not name:
+            self._say(", ".join(conversation.saved()) or "(nothing was saved)")
+            return
+        self._conversation = conversation.load(name)
+        self._say(f"{len(self._conversation)} messages, made with {self._conversation.model}")
+
+    # --- on the way --------------------------------------------------------------------------------------------------
+
+    def _entered(self, join: str, model: str | None) -> Partner:
+        client = self._connect(join)
+        try:
+            return Partner.met(client, model)
+        except BaseException:
+            client.close()
+            raise
+
+    def _answer(self, question: str) -> None:
+        partner = self._partner
+        ids = partner.prompt(self._conversation.prompt(question))
+        sampling = SamplingOptions(**{**self._sampling, "stop_ids": partner.stop_ids})
+        options = generate.checkable(sampling, self._verify)
+        pieces = generate.continued(partner.session, partner.tokenizer, ids, self._new, options)
+        said: list[str] = []
+        with Writer(self._answers) as writer, suppress(KeyboardInterrupt):
+            for piece in before(pieces, partner.template.stop if partner.template else ""):
+                said.append(piece)
+                writer.write(piece)
+        self._conversation.model = partner.model.name
+        self._conversation.add(question, "".join(said).strip())
+        generate.verify(partner.session, self._verify)
+
+    def _read(self) -> str | None:
+        with suppress(EOFError, KeyboardInterrupt):
+            line = input("> " if sys.stdin.isatty() else "").strip()
+            return None if line in ("/exit", "/quit") else line
+        return None
+
+    def _say(self, text: str) -> None:
+        self._remarks.print(text, markup=False)

@@ -1,0 +1,131 @@
+"""What the directories of a join token think of this machine. Nothing is changed there: no key is enrolled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import zmq
+
+from routing import wire
+from routing.links import Connected, Context, Dialer, LinkEvent, Lost, Received
+from routing.security import Identity, JoinToken, Whereabouts
+from routing.view import Mirror, View
+from swarm.cli.doctor.checks.membership import Answer, Standing
+
+PATIENCE = 6.0  # s for one directory to answer one key
+
+_Knock = Literal["connected", "refused", "impostor", "unreachable"]
+
+
+class _Door:
+    """One attempt to get into one directory with one key."""
+
+    def __init__(self, dialer: Dialer, poller: zmq.Poller, site: Whereabouts) -> None:
+        self._dialer = dialer
+        self._poller = poller
+        self._site = site
+        self._until = time.monotonic() + PATIENCE
+        dialer.dial(site.key, site.addresses)
+
+    def knock(self) -> _Knock:
+        """What comes of dialling, all its addresses tried."""
+        failures = impostors = 0
+        for event in self._events():
+            match event:
+                case Connected():
+                    return "connected"
+                case Lost(_, "refused", impostor=False):
+                    return "refused"
+                case Lost(_, _, impostor):
+                    failures, impostors = failures + 1, impostors + impostor
+            if failures >= 2 * len(self._site.addresses):  # twice: a directory that starts or stops looks so, too
+                break
+        return "impostor" if impostors else "unreachable"
+
+    def ask(self, message: wire.Message) -> Iterator[wire.AnyMessage]:
+        """What it answers, until nothing comes any longer."""
+        self._dialer.send(self._site.key, message)
+        for event in self._events():
+            if isinstance(event, Received):
+                yield event.message
+
+    def _events(self) -> Iterator[LinkEvent]:
+        while time.monotonic() < self._until:
+            self._poller.poll(50)
+            yield from self._dialer.collect()
+
+
+@contextmanager
+def _door(context: Context, site: Whereabouts, identity: Identity) -> Iterator[_Door]:
+    poller = zmq.Poller()
+    dialer = Dialer(context, identity, poller)
+    try:
+        yield _Door(dialer, poller, site)
+    finally:
+        dialer.close()
+
+
+def ask(
+    token: JoinToken, identities: Mapping[str, Identity], now: Callable[[], float] = time.time
+) -> list[list[Answer]]:
+    """The answers of each directory of the token, to each identity; without one, to the token alone."""
+    context: Context = zmq.Context()
+    try:
+        return [_ask(context, token, site, identities or {"": Identity.create()}) for site in token.directories]
+    finally:
+        context.destroy(linger=0)
+
+
+def _ask(context: Context, token: JoinToken, site: Whereabouts, identities: Mapping[str, Identity]) -> list[Answer]:
+    where, answers = " or ".join(site.addresses), []
+    for name, identity in identities.items():
+        standing, dates = _standing(context, token, site, identity)
+        answers.append(Answer(where, name, standing, dates))
+        if standing in ("unreachable", "impostor"):
+            break
+    return answers
+
+
+def _standing(
+    context: Context, token: JoinToken, site: Whereabouts, identity: Identity
+) -> tuple[Standing, tuple[float, ...]]:
+    with _door(context, site, identity) as door:
+        knock = door.knock()
+        if knock == "connected":
+            return "member", _dates(_view(door))
+    if knock != "refused":
+        return knock, ()
+    with _door(context, site, Identity.from_secret(token.secret)) as door:
+        knock = door.knock()
+        if knock == "refused":
+            return "wrong token", ()
+        if knock != "connected":
+            return knock, ()
+        # A directory without an address is refused whatever the token is for, so this enrols nothing; but of a key
+        # that was expelled, it is that which the directory says.
+        for message in door.ask(wire.Enrol(1, identity.public, "doctor", "directory")):
+            if isinstance(message, wire.Refused):
+                if message.code == "expelled":
+                    return "expelled", ()
+                return ("wrong token" if message.code == "not-a-member" else "newcomer"), ()
+    return "unreachable", ()
+
+
+def _view(door: _Door) -> View:
+    mirror = Mirror()
+    mirror.watch(1)
+    for message in door.ask(wire.Watch(1)):
+        mirror.receive(message)
+        if mirror.complete:
+            break
+    return mirror.view
+
+
+def _dates(view: View) -> tuple[float, ...]:
+    """When something last happened that the directory has written down, by its own clock or another directory's."""
+    dates = [member.enrolled for member in view.members.values()]
+    dates += [site.updated for site in view.directories.values()]
+    return (max(dates),) if dates else ()

@@ -1,0 +1,48 @@
+"""`swarm-router`: a router as a program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from routing.client import DirectoryClient
+from routing.links import split_address
+from routing.relay.rules import Limits
+from routing.relay.server import Router, allow_connections
+from routing.security import JoinToken
+from swarm.server.rate_limits import Floods
+from swarm.system import firewall
+from swarm.system.identities import claimed
+from swarm.system.process import Stop, announce
+
+RATE, BURST = 50.0, 500.0  # messages per second and at once, of one peer, which registers every few seconds
+
+
+def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop) -> None:
+    """Join the swarm and relay until `stop` is set.
+
+    Raises:
+        SwarmError, LinkError, DirectoryError, SecurityError: each with a line for the user.
+    """
+    token = JoinToken.parse(join)
+    firewall.tell_once(split_address(bind)[0])
+    limits = Limits()
+    allow_connections(limits)
+    with ExitStack() as resources:
+        name, identity = resources.enter_context(claimed("router", name))
+        directory = resources.enter_context(DirectoryClient(token, identity, name, role="router"))
+        floods = Floods(time.monotonic, RATE, BURST)
+        router = Router(
+            bind,
+            identity,
+            lambda key: directory.admits(key) and floods.admits(key),
+            heard=lambda key: directory.admits(key) and floods.heard(key),
+            advertise=advertise,
+            limits=limits,
+        )
+        resources.enter_context(router)
+        directory.announce(router.entry(name))
+        stop.abrupt = False
+        announce(f"ready: {name} relays at {router.addresses[0]}")
+        router.run(stop)

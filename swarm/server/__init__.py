@@ -1,0 +1,1 @@
+"""The server: a loop that hosts sessions on one span of blocks."""

@@ -1,0 +1,1 @@
+"""The machine underneath: folders, processes, consoles, memory, firewalls."""
