@@ -22,7 +22,7 @@ _GATE, _LABEL, _USE = ".lock", "entry.json", ".use"
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class ArtifactLabel:
     """Of what an entry was made, for people.
 
     Attributes:
@@ -37,7 +37,7 @@ class Label:
     precision: str
 
 
-class Entry:
+class ArtifactEntry:
     """A folder for files that are made of a model. While this object lives nobody removes what is in it.
 
     Args:
@@ -62,7 +62,7 @@ class Entry:
             held.acquire()
             self._held = held  # released when it is forgotten, by the system at the latest
 
-    def label(self, label: Label) -> None:
+    def label(self, label: ArtifactLabel) -> None:
         """Say of what it was made, and that it is used now."""
         work = self.path / f".{uuid.uuid4().hex}.tmp"
         work.write_text(json.dumps(asdict(label)) + "\n", encoding="utf-8")
@@ -70,7 +70,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class HeldArtifact:
     """An entry as it lies on the disk.
 
     Attributes:
@@ -81,13 +81,13 @@ class Kept:
     """
 
     path: Path
-    label: Label | None
+    label: ArtifactLabel | None
     size: int
     used: float
     open: bool
 
 
-def entries(cache: Path) -> list[Kept]:
+def entries(cache: Path) -> list[HeldArtifact]:
     """All entries, those that were used last first."""
     if not cache.is_dir():
         return []
@@ -101,7 +101,7 @@ def size(cache: Path) -> int:
     return sum(map(_room, _statuses(cache)))
 
 
-def remove(cache: Path, kept: Kept) -> bool:
+def remove(cache: Path, kept: HeldArtifact) -> bool:
     """Remove an entry unless somebody has it open; whether it was removed.
 
     Raises:
@@ -131,14 +131,14 @@ def _is_open(path: Path) -> bool:
     return found
 
 
-def _read(path: Path) -> Kept:
+def _read(path: Path) -> HeldArtifact:
     statuses = list(_statuses(path))
     try:
-        label = Label(**json.loads((path / _LABEL).read_text(encoding="utf-8")))
+        label = ArtifactLabel(**json.loads((path / _LABEL).read_text(encoding="utf-8")))
         used = (path / _LABEL).stat().st_mtime
     except (OSError, ValueError, TypeError):
         label, used = None, max((status.st_mtime for status in statuses), default=0.0)
-    return Kept(path, label, sum(map(_room, statuses)), used, _is_open(path))
+    return HeldArtifact(path, label, sum(map(_room, statuses)), used, _is_open(path))
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:

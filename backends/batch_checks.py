@@ -8,7 +8,7 @@ from typing import Protocol
 from backends.stage import BackendError, Batch, ModelInfo, Row, Span
 
 
-class Session(Protocol):
+class KVSession(Protocol):
     """What a stage knows of a session: its tokens, and the blocks that it runs."""
 
     @property
@@ -18,7 +18,7 @@ class Session(Protocol):
     def span(self) -> Span: ...
 
 
-def require(batch: Batch, own: Span, model: ModelInfo, known: Callable[[str], Session | None]) -> None:
+def require(batch: Batch, own: Span, model: ModelInfo, known: Callable[[str], KVSession | None]) -> None:
     """
     Args:
         own: the blocks that the stage holds.
@@ -45,7 +45,7 @@ def require(batch: Batch, own: Span, model: ModelInfo, known: Callable[[str], Se
         raise BackendError(f"a token id is outside the vocabulary of {model.vocab_size}")
 
 
-def _require_row(row: Row, span: Span, model: ModelInfo, session: Session | None) -> None:
+def _require_row(row: Row, span: Span, model: ModelInfo, session: KVSession | None) -> None:
     length = session.length if session else 0
     if row.length < 1 or not 0 <= row.outputs <= row.length:
         raise BackendError(f"session {row.session}: a row of {row.length} tokens with {row.outputs} outputs")

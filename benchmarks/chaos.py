@@ -136,7 +136,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 @contextmanager
-def started(model: str) -> Iterator[tuple[Swarm, resolve.Model, ModelInfo]]:
+def started(model: str) -> Iterator[tuple[Swarm, resolve.ResolvedModel, ModelInfo]]:
     """A directory with an empty home, and what is to be served."""
     found = resolve.resolve(model)
     info = registry.find(registry.DEFAULT).describe(found.path)

@@ -22,7 +22,7 @@ import click
 import numpy as np
 
 from backends.llamacpp import source
-from backends.llamacpp.engine import Engine, Model
+from backends.llamacpp.engine import LlamaEngine, LlamaModel
 from backends.llamacpp.library import Library, library
 
 _NAMES = ("libggml-rpc.so", "libggml-rpc.dylib", "ggml-rpc.dll")
@@ -73,8 +73,8 @@ class Whole:
         lib = library()
         known = source.read(file)
         devices = remote_devices(lib, endpoints)
-        model = Model(lib, str(file), devices, remote + 1)
-        self._engine = Engine(
+        model = LlamaModel(lib, str(file), devices, remote + 1)
+        self._engine = LlamaEngine(
             model,
             width=known.hidden_size,
             vocabulary=known.vocab_size,

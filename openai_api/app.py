@@ -23,12 +23,12 @@ from openai_api.console.console import Console
 from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
 from openai_api.gateway import Gateway
 from openai_api.generation.metrics import Metrics
-from openai_api.http.auth import VISIT, Guard
-from openai_api.http.body_limit import LIMIT, BodyLimit
-from openai_api.http.concurrency import Room
+from openai_api.http.auth import VISIT, AuthMiddleware
+from openai_api.http.body_limit import LIMIT, BodyLimitMiddleware
+from openai_api.http.concurrency import RequestQueue
 from openai_api.http.disconnects import ClientGone
-from openai_api.http.request_log import GONE, Observed
-from openai_api.http.static_site import Site, simple
+from openai_api.http.request_log import GONE, RequestLog
+from openai_api.http.static_site import StaticSite, simple
 from openai_api.protocol.messages import body_of
 from openai_api.protocol.openapi import KEYED
 from openai_api.protocol.schemas import names
@@ -46,8 +46,8 @@ def create_app(
     api_key: str | None = None,
     closing: asyncio.Event | None = None,
     body_limit: int = LIMIT,
-    room: Room | None = None,
-    site: Site | None = None,
+    room: RequestQueue | None = None,
+    site: StaticSite | None = None,
     console: Console | None = None,
     accounts: Accounts | None = None,
     sign_in: SignIn | None = None,
@@ -71,7 +71,7 @@ def create_app(
     app = FastAPI(title="layerswarm gateway", version=__version__, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
     app.state.metrics = metrics = Metrics(gateway.engine)
-    app.state.room = room or Room()
+    app.state.room = room or RequestQueue()
     app.state.closing = closing or asyncio.Event()
     app.state.console = console
     app.state.accounts = accounts
@@ -90,8 +90,13 @@ def create_app(
     app.add_exception_handler(ClientGone, _on_gone)
     for kind in (ApiError, SwarmError, Exception):
         app.add_exception_handler(kind, _on_error)
-    guarded: ASGIApp = Guard(
-        BodyLimit(app, body_limit), api_key, site.paths, accounts, invites, sign_in.cookie if sign_in else VISIT
+    guarded: ASGIApp = AuthMiddleware(
+        BodyLimitMiddleware(app, body_limit),
+        api_key,
+        site.paths,
+        accounts,
+        invites,
+        sign_in.cookie if sign_in else VISIT,
     )
     if origins:
         # Credentials of the browser's own (cookies) are of no use to other origins.
@@ -102,10 +107,10 @@ def create_app(
             allow_headers=ALLOWED_HEADERS,
             expose_headers=["x-request-id", "retry-after"],
         )
-    return Observed(guarded, metrics)
+    return RequestLog(guarded, metrics)
 
 
-def _add(site: Site, app: FastAPI) -> None:
+def _add(site: StaticSite, app: FastAPI) -> None:
     async def page(request: Request) -> Response:
         return site.answer(request)
 

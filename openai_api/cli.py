@@ -10,20 +10,20 @@ import click
 
 from openai_api.accounts import setup
 from openai_api.accounts.access import Accounts
-from openai_api.accounts.options import SigningIn, accounts_option, signing_in_options
+from openai_api.accounts.options import OpenIdOptions, accounts_option, signing_in_options
 from openai_api.app import create_app
 from openai_api.console.console import Console
 from openai_api.gateway import Gateway
 from openai_api.http import static_site
 from openai_api.http.auth import is_loopback
-from openai_api.http.concurrency import AT_ONCE, PATIENCE, WAITING, Room
+from openai_api.http.concurrency import AT_ONCE, PATIENCE, WAITING, RequestQueue
 from openai_api.http.server import HttpServer, listen, url_of
 from routing.security import AdminKey, SecurityError
 from swarm import AsyncSwarmClient, Expelled, SwarmError
 from swarm.cli.admin import find_key
 from swarm.cli.main import from_file, join_option, patience_option, private_option, verbose_option, verify_option
 from swarm.system import console, firewall, join
-from swarm.system.process import Stop, announce, clear_errors, log_to_stderr, stopping
+from swarm.system.process import StopSignal, announce, clear_errors, log_to_stderr, stopping
 
 
 @click.command("swarm-gateway", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -92,7 +92,7 @@ def command(
     log_to_stderr(verbose)
     with clear_errors(), stopping() as stop:
         key = (api_key or "").strip() or None
-        signing_in = SigningIn(**openid)
+        signing_in = OpenIdOptions(**openid)
         provider, origins = setup.provider(signing_in), setup.origins_of(allow_origin)
         members = setup.accounts_of(accounts, signing_in)
         if key is None and not is_loopback(host) and not setup.can_get_in(members, signing_in):
@@ -119,7 +119,7 @@ def command(
                     verify,
                     members,
                     api_key=key,
-                    room=Room(at_once, waiting),
+                    room=RequestQueue(at_once, waiting),
                     sign_in=sign_in,
                     invites=invites,
                     origins=origins,
@@ -147,7 +147,7 @@ async def _serve(
     client: AsyncSwarmClient,
     listener: socket.socket,
     url: str,
-    stop: Stop,
+    stop: StopSignal,
     admin_key: AdminKey | None,
     checks: int,
     accounts: Accounts | None,

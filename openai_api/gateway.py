@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from openai_api.accounts.access import Turn
+from openai_api.accounts.access import MeteredRequest
 from openai_api.errors import incomplete, invalid, model_not_found
 from openai_api.generation.engine import Engine
-from openai_api.generation.generation import Answer, Calling, Json, Output, Plan
+from openai_api.generation.generation import Answer, AnswerFormat, ChoicePlan, Json, ToolOptions
 from openai_api.generation.token_texts import TokenTexts
 from openai_api.generation.tool_formats import family_of, prepared
 from openai_api.protocol import embeddings
-from openai_api.protocol.chat import ChatForm
+from openai_api.protocol.chat import ChatFormat
 from openai_api.protocol.chat_schemas import ChatMessage, ChatRequest, Tool
 from openai_api.protocol.chunks import Chunked
-from openai_api.protocol.completions import CompletionForm
+from openai_api.protocol.completions import CompletionFormat
 from openai_api.protocol.embeddings import EmbeddingRequest, embedded, shortened
 from openai_api.protocol.parameters import CHAT_TOKENS, COMPLETION_TOKENS, new_tokens, sampling_of, seed_of
-from openai_api.protocol.schemas import MAX_CHOICES, CompletionRequest, Generating
+from openai_api.protocol.schemas import MAX_CHOICES, CompletionRequest, GenerationRequest
 from openai_api.protocol.structured_output import calling_of, constraint_of, grammar_of, offered
 from openai_api.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from swarm import Sampling, ServedModel, SwarmError
@@ -102,7 +102,7 @@ class Gateway:
         if len(prompts) * request.choices > MAX_CHOICES:
             raise invalid(f"At most {MAX_CHOICES} choices can be asked for at once.", "prompt")
         ids = [prompt if isinstance(prompt, list) else await self._encode(tokenizer, prompt) for prompt in prompts]
-        output = Chunked(CompletionForm(self._token_texts(model, tokenizer), request.alternatives >= 0))
+        output = Chunked(CompletionFormat(self._token_texts(model, tokenizer), request.alternatives >= 0))
         grammar = await asyncio.to_thread(grammar_of, request.response_format)
         limits = [new_tokens(request.max_tokens, COMPLETION_TOKENS, len(prompt), model, "prompt") for prompt in ids]
         echoes = [_text_of(prompt, tokenizer) if request.echo else None for prompt in prompts]
@@ -110,7 +110,7 @@ class Gateway:
         return self._answer("cmpl-", request, model, tokenizer, output, made, grammar)
 
     async def chat(
-        self, request: ChatRequest, output: Output | None = None, kind: str = "chatcmpl-", param: str = "messages"
+        self, request: ChatRequest, output: AnswerFormat | None = None, kind: str = "chatcmpl-", param: str = "messages"
     ) -> Answer:
         """The next message of a conversation. Raises as `completion` does.
 
@@ -127,10 +127,10 @@ class Gateway:
         calling = calling_of(request, family, special.get)
         grammar = await asyncio.to_thread(constraint_of, request, family, special.get)
         limit = new_tokens(request.limit, CHAT_TOKENS, len(ids), model, param)
-        output = output or Chunked(ChatForm(self._token_texts(model, tokenizer), request.alternatives >= 0))
+        output = output or Chunked(ChatFormat(self._token_texts(model, tokenizer), request.alternatives >= 0))
         return self._answer(kind, request, model, tokenizer, output, [(ids, limit, None)], grammar, calling)
 
-    async def embeddings(self, request: EmbeddingRequest, turn: Turn) -> Json:
+    async def embeddings(self, request: EmbeddingRequest, turn: MeteredRequest) -> Json:
         """Raises as `completion` does."""
         model = self.model(request.model)
         if not model.complete:
@@ -210,7 +210,7 @@ class Gateway:
         async with self._encoding:
             return await asyncio.to_thread(tokenizer.chat, messages, **options)
 
-    async def _ready(self, request: Generating) -> tuple[ServedModel, Tokenizer | None]:
+    async def _ready(self, request: GenerationRequest) -> tuple[ServedModel, Tokenizer | None]:
         model = self.model(request.model)
         if not model.complete:
             raise incomplete(model.name, model.missing)
@@ -236,13 +236,13 @@ class Gateway:
     def _answer(
         self,
         kind: str,
-        request: Generating,
+        request: GenerationRequest,
         model: ServedModel,
         tokenizer: Tokenizer | None,
-        output: Output,
+        output: AnswerFormat,
         prompts: list[tuple[list[int], int, str | None]],
         grammar: str,
-        calling: Calling | None = None,
+        calling: ToolOptions | None = None,
     ) -> Answer:
         seed = seed_of(request, self._draw)
         stop_ids = tokenizer.stop_ids if tokenizer else ()
@@ -253,7 +253,9 @@ class Gateway:
             fingerprint=fingerprint(model),
             output=output,
             plans=tuple(
-                Plan(tuple(ids), limit, self._checkable(sampling_of(request, stop_ids, seed, choice, grammar)), echo)
+                ChoicePlan(
+                    tuple(ids), limit, self._checkable(sampling_of(request, stop_ids, seed, choice, grammar)), echo
+                )
                 for ids, limit, echo in prompts
                 for choice in range(request.choices)
             ),

@@ -25,10 +25,10 @@ from routing import wire
 from routing.addresses import is_dialable
 from routing.errors import DirectoryError
 from routing.links import CONNECT_TIMEOUT, Context, Socket
-from routing.membership.directory_link import TTL, Announced, Answer, Membership
+from routing.membership.directory_link import TTL, Announced, Answer, DirectoryLink
 from routing.membership.enrolment import Admission
-from routing.membership.requests import Anywhere, Everywhere
-from routing.security import Identity, JoinToken, SecurityError, Whereabouts
+from routing.membership.requests import AskAll, AskAny
+from routing.security import DirectoryAddress, Identity, JoinToken, SecurityError
 from routing.view import View, union
 
 __all__ = ["DirectoryClient", "DirectoryError", "View"]
@@ -74,9 +74,9 @@ class DirectoryClient:
         self._lock = threading.Lock()  # of the waker
         self._waker: Socket | None = None  # None: not started, or closed
         self._stopping = False
-        self._memberships: dict[str, Membership] = {}  # by the directory's key, those of the token first
+        self._memberships: dict[str, DirectoryLink] = {}  # by the directory's key, those of the token first
         self._said: list[tuple[bool, View]] = []
-        self._errands: dict[Future[Answer], Anywhere | Everywhere] = {}
+        self._errands: dict[Future[Answer], AskAny | AskAll] = {}
         self._server: Announced | None = None  # what is announced
         self._revision = 0
         self._joined: Future[None] = Future()
@@ -174,7 +174,7 @@ class DirectoryClient:
 
     # --- what a server says ------------------------------------------------------------------------------------------
 
-    def place(self, server: wire.Server, capacity: int) -> tuple[int, int]:
+    def place(self, server: wire.ServerInfo, capacity: int) -> tuple[int, int]:
         """The span of at most `capacity` blocks that this server should take; the directory holds it for a while.
 
         Raises:
@@ -182,7 +182,7 @@ class DirectoryClient:
         """
         _check(server)
         answer: Future[Answer] = Future()
-        errand = Anywhere(lambda request: wire.Place(request, server, capacity, TTL), answer)
+        errand = AskAny(lambda request: wire.Place(request, server, capacity, TTL), answer)
         match self._ask(partial(self._errands.__setitem__, answer, errand), answer):
             case wire.Placed(_, start, end):
                 return start, end
@@ -199,7 +199,7 @@ class DirectoryClient:
         answer: Future[Answer] = Future()
         self._ask(partial(self._announce, server, answer), answer)
 
-    def update(self, server: wire.Server) -> None:
+    def update(self, server: wire.ServerInfo) -> None:
         """Replace what is announced, without waiting; does nothing while nothing is.
 
         Mere figures (load, free memory) are sent about once a second, everything else at once.
@@ -267,7 +267,7 @@ class DirectoryClient:
         for answer, errand in list(self._errands.items()):
             if errand.settle(memberships):
                 del self._errands[answer]
-                if isinstance(errand, Everywhere) and answer.exception() is None:
+                if isinstance(errand, AskAll) and answer.exception() is None:
                     self._server = errand.server
 
     def _look(self) -> None:
@@ -299,9 +299,9 @@ class DirectoryClient:
                 membership.move(site.addresses)
             elif len(self._memberships) < MAX_DIRECTORIES and all(map(is_dialable, site.addresses)):
                 log.info("there is a directory at %s, too", " or ".join(site.addresses))
-                self._join(Whereabouts(site.key, site.addresses))
+                self._join(DirectoryAddress(site.key, site.addresses))
 
-    def _join(self, site: Whereabouts) -> None:
+    def _join(self, site: DirectoryAddress) -> None:
         admission = Admission(
             self._context,
             self._poller,
@@ -313,7 +313,7 @@ class DirectoryClient:
             self._clock,
             lambda: self._token.expiry(time.time()),
         )
-        self._memberships[site.key] = Membership(admission, self._identity.public, self._timeout, self._clock)
+        self._memberships[site.key] = DirectoryLink(admission, self._identity.public, self._timeout, self._clock)
         self._memberships[site.key].hold(self._server)
 
     def _trouble(self) -> str:
@@ -322,19 +322,19 @@ class DirectoryClient:
         return "; ".join(dict.fromkeys(m.trouble() for m in ([denied] if denied is not None else memberships)))
 
     def _announce(self, server: Announced, answer: Future[Answer]) -> None:
-        said = self._revised(server) if isinstance(server, wire.Server) else server
-        self._errands[answer] = Everywhere(said, self._server, answer)
+        said = self._revised(server) if isinstance(server, wire.ServerInfo) else server
+        self._errands[answer] = AskAll(said, self._server, answer)
 
-    def _update(self, server: wire.Server) -> None:
+    def _update(self, server: wire.ServerInfo) -> None:
         if self._server is not None:
             self._server = revised = self._revised(server)
             for membership in self._memberships.values():
                 membership.update(revised)
 
-    def _revised(self, server: wire.Server) -> wire.Server:
+    def _revised(self, server: wire.ServerInfo) -> wire.ServerInfo:
         """With the number by which directories and peers tell what is later; it grows over restarts, too."""
         known = self._server
-        if isinstance(known, wire.Server) and known == msgspec.structs.replace(server, revision=known.revision):
+        if isinstance(known, wire.ServerInfo) and known == msgspec.structs.replace(server, revision=known.revision):
             return known
         self._revision = max(self._revision + 1, int(time.time() * 1000))
         return msgspec.structs.replace(server, revision=self._revision)
@@ -360,7 +360,7 @@ class DirectoryClient:
                 log.exception("the callback for changes of the swarm failed")
 
 
-def _check(server: wire.Server | wire.Router) -> None:
+def _check(server: wire.ServerInfo | wire.RouterInfo) -> None:
     """The directory drops what is no message, and would leave the caller waiting."""
     try:
         msgspec.msgpack.decode(msgspec.msgpack.encode(server), type=type(server))

@@ -12,7 +12,7 @@ from msgspec import Meta
 from routing.fields import Address, Addresses, Amount, Count, Date, Key, Message, Name, Positive, Request, Seconds, Text
 
 
-class Server(msgspec.Struct, array_like=True, frozen=True):
+class ServerInfo(msgspec.Struct, array_like=True, frozen=True):
     """What the directory knows of a server.
 
     Attributes:
@@ -56,7 +56,7 @@ class Server(msgspec.Struct, array_like=True, frozen=True):
     revision: Amount = 0
 
 
-class Router(msgspec.Struct, array_like=True, frozen=True):
+class RouterInfo(msgspec.Struct, array_like=True, frozen=True):
     """What the directory knows of a router: `addresses` are `host:port`, the best first."""
 
     key: Key
@@ -79,7 +79,7 @@ class Member(msgspec.Struct, array_like=True, frozen=True):
     token: Name = ""
 
 
-class Site(msgspec.Struct, array_like=True, frozen=True):
+class DirectoryInfo(msgspec.Struct, array_like=True, frozen=True):
     """A directory of the swarm and where it is. `updated`: when it said so itself; the later record holds."""
 
     key: Key
@@ -89,7 +89,7 @@ class Site(msgspec.Struct, array_like=True, frozen=True):
     token: Name = ""
 
 
-class Enrolment(msgspec.Struct, array_like=True, frozen=True):
+class TokenRecord(msgspec.Struct, array_like=True, frozen=True):
     """A join token as directories know it: the public half of its secret, and what it is good for.
 
     Attributes:
@@ -134,7 +134,7 @@ class Announce(Message, frozen=True):
     """Server to directory: here I am, for `ttl` seconds from now."""
 
     request: Request
-    server: Server
+    server: ServerInfo
     ttl: Seconds
 
 
@@ -142,7 +142,7 @@ class AnnounceRouter(Message, frozen=True):
     """Router to directory: here I am, for `ttl` seconds from now."""
 
     request: Request
-    router: Router
+    router: RouterInfo
     ttl: Seconds
 
 
@@ -159,7 +159,7 @@ class Place(Message, frozen=True):
     """
 
     request: Request
-    server: Server
+    server: ServerInfo
     capacity: Positive
     ttl: Seconds
 
@@ -188,50 +188,50 @@ class Snapshot(Message, frozen=True):
     request: Request
     sequence: Amount
     members: tuple[Member, ...]
-    servers: tuple[Server, ...]
+    servers: tuple[ServerInfo, ...]
     expelled: tuple[Key, ...] = ()
-    directories: tuple[Site, ...] = ()
-    routers: tuple[Router, ...] = ()
+    directories: tuple[DirectoryInfo, ...] = ()
+    routers: tuple[RouterInfo, ...] = ()
 
 
-class Joined(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class MemberJoined(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """A member was enrolled."""
 
     member: Member
 
 
-class Expelled(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class MemberExpelled(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """A member lost its place."""
 
     key: Key
 
 
-class Updated(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class ServerUpdated(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """A server came, or says something new of itself."""
 
-    server: Server
+    server: ServerInfo
 
 
 class RouterUpdated(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """A router came, or can be reached elsewhere."""
 
-    router: Router
+    router: RouterInfo
 
 
-class Gone(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class PeerGone(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """A server or a router left, or its lease ran out."""
 
     key: Key
     reason: Text
 
 
-class Listed(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class DirectoryListed(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """A directory of the swarm came, or can be reached elsewhere."""
 
-    site: Site
+    site: DirectoryInfo
 
 
-Event = Joined | Expelled | Updated | RouterUpdated | Gone | Listed
+Event = MemberJoined | MemberExpelled | ServerUpdated | RouterUpdated | PeerGone | DirectoryListed
 
 
 class Change(Message, frozen=True):
@@ -247,8 +247,8 @@ class Change(Message, frozen=True):
 class Consult(Message, frozen=True):
     """Directory or administrator to directory: what do you know that `digest` is not the digest of?
 
-    Answered by `Roster`s and `Done`; with the same digest by `Done` alone. After it the asking directory is told of
-    changes by `Roster`s with the same number.
+    Answered by `RosterPart`s and `Done`; with the same digest by `Done` alone. After it the asking directory is told of
+    changes by `RosterPart`s with the same number.
 
     Attributes:
         site: the asking directory's own.
@@ -256,10 +256,10 @@ class Consult(Message, frozen=True):
 
     request: Request
     digest: Annotated[bytes, Meta(max_length=32)] = b""
-    site: Site | None = None
+    site: DirectoryInfo | None = None
 
 
-class Roster(Message, frozen=True):
+class RosterPart(Message, frozen=True):
     """A part of what directories exchange (see `routing.directory.roster`).
 
     Attributes:
@@ -268,8 +268,8 @@ class Roster(Message, frozen=True):
 
     request: Request
     expelled: tuple[Expulsion, ...] = ()
-    enrolments: tuple[Enrolment, ...] = ()
-    sites: tuple[Site, ...] = ()
+    enrolments: tuple[TokenRecord, ...] = ()
+    sites: tuple[DirectoryInfo, ...] = ()
     members: tuple[Member, ...] = ()
     seen: dict[Key, Date] = msgspec.field(default_factory=dict)
 

@@ -1,8 +1,8 @@
 """Who may speak: identities, join tokens and the gate that lets only known keys in.
 
 Every connection is encrypted and authenticated by CurveZMQ (https://rfc.zeromq.org/spec/26/). A peer is its CURVE
-public key; a `Gate` answers ZAP (https://rfc.zeromq.org/spec/27/) for each handshake, so a peer whose key is not
-admitted never gets a message through.
+public key; a `ZapAuthenticator` answers ZAP (https://rfc.zeromq.org/spec/27/) for each handshake, so a peer whose key
+is not admitted never gets a message through.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _TokenBody(msgspec.Struct, array_like=True, frozen=True):
     others: tuple[tuple[str, tuple[str, ...]], ...] = ()  # further directories; older programs leave them out
 
 
-class Whereabouts(NamedTuple):
+class DirectoryAddress(NamedTuple):
     """A directory's public key, so that nobody can pretend to be it, and its addresses in the order to try them."""
 
     key: str
@@ -111,12 +111,12 @@ class JoinToken:
     directory: str
     secret: bytes = field(repr=False)
     expires: float | None = None
-    others: tuple[Whereabouts, ...] = ()
+    others: tuple[DirectoryAddress, ...] = ()
 
     @property
-    def directories(self) -> tuple[Whereabouts, ...]:
+    def directories(self) -> tuple[DirectoryAddress, ...]:
         """All of them, this token's first one first."""
-        return Whereabouts(self.directory, self.addresses), *self.others
+        return DirectoryAddress(self.directory, self.addresses), *self.others
 
     def __str__(self) -> str:
         return _pack(
@@ -128,7 +128,7 @@ class JoinToken:
         """Raises: SecurityError: not a join token, or a damaged one."""
         damaged = "the join token is damaged: copy the whole line that the directory printed after 'join:'"
         body = _unpack(TOKEN_PREFIX, text, f"this is not a join token: one begins with {TOKEN_PREFIX!r}", damaged)
-        others = tuple(Whereabouts(key, addresses) for key, addresses in body.others)
+        others = tuple(DirectoryAddress(key, addresses) for key, addresses in body.others)
         return cls(body.addresses, body.directory, body.secret, body.expires, others)
 
     def expiry(self, date: float) -> str:
@@ -195,7 +195,7 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:4]
 
 
-class Gate:
+class ZapAuthenticator:
     """Answers the ZAP requests of a context: a handshake succeeds if `admit(public key)` says so.
 
     It runs in a thread of its own, so that peers get in while the caller computes. (pyzmq's ThreadAuthenticator runs

@@ -24,12 +24,12 @@ class View:
     """Members, servers, routers and directories by key, and who was expelled. Nothing is ever changed in place."""
 
     members: Mapping[str, wire.Member] = field(default_factory=dict)
-    servers: Mapping[str, wire.Server] = field(default_factory=dict)
+    servers: Mapping[str, wire.ServerInfo] = field(default_factory=dict)
     expelled: frozenset[str] = frozenset()
-    directories: Mapping[str, wire.Site] = field(default_factory=dict)
-    routers: Mapping[str, wire.Router] = field(default_factory=dict)
+    directories: Mapping[str, wire.DirectoryInfo] = field(default_factory=dict)
+    routers: Mapping[str, wire.RouterInfo] = field(default_factory=dict)
 
-    def serving(self, model: str) -> tuple[wire.Server, ...]:
+    def serving(self, model: str) -> tuple[wire.ServerInfo, ...]:
         """The servers of one model."""
         return tuple(server for server in self.servers.values() if server.model == model)
 
@@ -37,22 +37,22 @@ class View:
 def apply(view: View, event: wire.Event) -> View:
     """The view after `event`."""
     match event:
-        case wire.Joined(member):
+        case wire.MemberJoined(member):
             return replace(view, members={**view.members, member.key: member})
-        case wire.Updated(server):
+        case wire.ServerUpdated(server):
             return replace(view, servers={**view.servers, server.key: server})
-        case wire.Expelled(key):
+        case wire.MemberExpelled(key):
             return replace(
                 view,
                 members=_without(view.members, key),
                 expelled=view.expelled | {key},
                 directories=_without(view.directories, key),
             )
-        case wire.Gone(key):
+        case wire.PeerGone(key):
             return replace(view, servers=_without(view.servers, key), routers=_without(view.routers, key))
         case wire.RouterUpdated(router):
             return replace(view, routers={**view.routers, router.key: router})
-        case wire.Listed(site):
+        case wire.DirectoryListed(site):
             return replace(view, directories={**view.directories, site.key: site})
 
 
@@ -67,8 +67,8 @@ def union(current: Iterable[View], past: Iterable[View] = ()) -> View:
     every = (*current, *past)
     expelled = frozenset[str]().union(*(view.expelled for view in every))
     members: dict[str, wire.Member] = {}
-    servers: dict[str, wire.Server] = {}
-    directories: dict[str, wire.Site] = {}
+    servers: dict[str, wire.ServerInfo] = {}
+    directories: dict[str, wire.DirectoryInfo] = {}
     for view in every:
         for key, member in view.members.items():
             if key not in expelled:
@@ -88,7 +88,7 @@ def _without(mapping: Mapping[str, T], key: str) -> Mapping[str, T]:
     return {other: value for other, value in mapping.items() if other != key}
 
 
-def only_figures_differ(old: wire.Server, new: wire.Server) -> bool:
+def only_figures_differ(old: wire.ServerInfo, new: wire.ServerInfo) -> bool:
     """Whether two announcements differ at most in what changes all the time: load, speed, free memory."""
     return old == msgspec.structs.replace(
         new,

@@ -122,7 +122,7 @@ def constrained(grammar: str, vocabulary: LLTokenizer, answer: Iterable[int] = (
     return constraint
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles the grammars of a server's sessions in a thread of its own: the loop has others to serve.
 
     Args:

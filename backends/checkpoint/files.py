@@ -18,7 +18,7 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float6
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class StoredTensor:
     """A stored tensor: its dtype as safetensors names it, its shape, its size in bytes."""
 
     dtype: str
@@ -33,9 +33,9 @@ class ModelFolder:
     path: Path
     config: dict[str, Any]
     weight_map: dict[str, str]
-    _headers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _headers: dict[str, dict[str, StoredTensor]] = field(default_factory=dict)
 
-    def header(self, shard: str) -> dict[str, Tensor]:
+    def header(self, shard: str) -> dict[str, StoredTensor]:
         """The tensors of one shard.
 
         Raises:
@@ -45,7 +45,7 @@ class ModelFolder:
             self._headers[shard] = _read_header(self.path / shard)
         return self._headers[shard]
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> StoredTensor:
         """One tensor of the index.
 
         Raises:
@@ -103,7 +103,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_names(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Tensor]]]:
+def _read_names(path: Path) -> tuple[dict[str, str], dict[str, dict[str, StoredTensor]]]:
     if (path / INDEX).is_file():
         weight_map = _read_json(path / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -143,7 +143,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _read_header(file: Path) -> dict[str, Tensor]:
+def _read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -155,7 +155,7 @@ def _read_header(file: Path) -> dict[str, Tensor]:
         for name, entry in header.items():
             if name != "__metadata__":
                 begin, stop = entry["data_offsets"]
-                tensors[name] = Tensor(entry["dtype"], tuple(entry["shape"]), stop - begin)
+                tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), stop - begin)
                 end = max(end, stop)
     except FileNotFoundError:
         raise BackendError(

@@ -1,4 +1,4 @@
-"""KV caches: one `Session` per session, and the two faces of it that a family's forward may be given."""
+"""KV caches: one `TorchKVSession` per session, and the two faces of it that a family's forward may be given."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class Growing:
         yield from (buffer for buffer in (self.keys, self.values) if buffer is not None)
 
 
-class Session:
+class TorchKVSession:
     """What a stage keeps of one session: the sub-range that it runs, its length, and the state of each layer.
 
     `length` is the number of tokens that whole forwards have added. While one runs, layers are ahead of it; `revert`
     takes them back if it fails.
     """
 
-    def __init__(self, span: Span, single: Callable[[Session], SingleCache] | None = None) -> None:
+    def __init__(self, span: Span, single: Callable[[TorchKVSession], SingleCache] | None = None) -> None:
         self.span = span
         self.length = 0
         self.layers: dict[int, Growing] = {}
@@ -128,7 +128,9 @@ class PackedCache:
     is_compileable = False
     is_sliding = (False,)
 
-    def __init__(self, rows: Sequence[tuple[Session, int]], gather: bool, sdpa: bool, windowed: frozenset[int]) -> None:
+    def __init__(
+        self, rows: Sequence[tuple[TorchKVSession, int]], gather: bool, sdpa: bool, windowed: frozenset[int]
+    ) -> None:
         self.rows, self.gather, self.sdpa, self.windowed = rows, gather, sdpa, windowed
         self.layer = -1
         self.keys: torch.Tensor | None = None
@@ -197,7 +199,7 @@ class _Full(CacheLayerMixin):  # type: ignore[misc]
 class _Elsewhere(_Full):
     """A layer of another span: as long as the session, and empty."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TorchKVSession) -> None:
         super().__init__(Growing())
         self.session = session
 
@@ -214,7 +216,7 @@ class SingleCache(Cache):  # type: ignore[misc]
     Attention layers are `Growing`, so that they can be truncated; recurrent layers are the family's own.
     """
 
-    def __init__(self, session: Session, layers: list[Any], inside: range) -> None:
+    def __init__(self, session: TorchKVSession, layers: list[Any], inside: range) -> None:
         made: list[Any] = []
         for index, layer in enumerate(layers):
             if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):

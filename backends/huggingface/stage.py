@@ -11,12 +11,12 @@ import torch
 
 from backends import batch_checks
 from backends.huggingface import attention, check
-from backends.huggingface.cache import NotPackedError, PackedCache, Session, SingleCache
+from backends.huggingface.cache import NotPackedError, PackedCache, SingleCache, TorchKVSession
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
 from backends.torch_net import device, quantize
 from backends.torch_net.info import examine, model_info
 from backends.torch_net.net import Anatomy, Net, build
-from backends.torch_net.subspan import View
+from backends.torch_net.subspan import SubspanView
 from backends.torch_net.weights import Loader
 
 _NO_ROOM = "{} has no room for {} more tokens; end some sessions or shorten the prompt"
@@ -95,14 +95,14 @@ class TransformersStage:
         self.windowed = net.windowed_layers()
         self.sdpa = bool(getattr(net.model, "_supports_sdpa", False))
         self.kv_bytes_per_token = sum(anatomy.kv_elements[span.start : span.end]) * dtype.itemsize
-        self.sessions: dict[str, Session] = {}
-        self._views: dict[tuple[Span, bool], View] = {}
+        self.sessions: dict[str, TorchKVSession] = {}
+        self._views: dict[tuple[Span, bool], SubspanView] = {}
         self._weights = _bytes_of(net)
 
-    def view(self, span: Span, tail: bool) -> View:
+    def view(self, span: Span, tail: bool) -> SubspanView:
         """What runs this sub-range; with `tail`, through the final norm."""
         if (span, tail) not in self._views:
-            self._views[span, tail] = View(self.net, self.anatomy, span, tail)
+            self._views[span, tail] = SubspanView(self.net, self.anatomy, span, tail)
         return self._views[span, tail]
 
     def forward(self, batch: Batch) -> Array:
@@ -135,7 +135,7 @@ class TransformersStage:
             self.sessions[row.session] = session
         return array
 
-    def _run(self, batch: Batch, span: Span, sessions: Sequence[Session], is_tail: bool) -> torch.Tensor:
+    def _run(self, batch: Batch, span: Span, sessions: Sequence[TorchKVSession], is_tail: bool) -> torch.Tensor:
         x, positions, view = self._inputs(batch, span), self.positions(batch.rows), self.view(span, is_tail)
         out: list[torch.Tensor] = []
         with attention.Running(self.cache(batch.rows, sessions)) as cache:
@@ -164,24 +164,24 @@ class TransformersStage:
             return [(0, x, positions)]
         return [(i, x[i : i + 1], positions[i : i + 1]) for i in range(len(x))]
 
-    def cache(self, rows: Sequence[Row], sessions: Sequence[Session]) -> Any:
+    def cache(self, rows: Sequence[Row], sessions: Sequence[TorchKVSession]) -> Any:
         """What the family's forward is given as its KV cache."""
         if self.batched:
             lengths = [(session, row.length) for row, session in zip(rows, sessions, strict=True)]
             return PackedCache(lengths, self.gather, self.sdpa, self.windowed)
         return sessions[0].cache
 
-    def new_session(self, span: Span) -> Session:
+    def new_session(self, span: Span) -> TorchKVSession:
         """A session without tokens that runs this sub-range."""
         if self.batched:
-            return Session(span)
+            return TorchKVSession(span)
         layers = self.net.cache_layers()
         # Some families have more than one attention in a block, and number them on.
         each = max(1, len(layers) // self.anatomy.count)
         inside = range(span.start * each, span.end * each)
-        return Session(span, lambda session: SingleCache(session, layers, inside))
+        return TorchKVSession(span, lambda session: SingleCache(session, layers, inside))
 
-    def _session(self, row: Row, span: Span) -> Session:
+    def _session(self, row: Row, span: Span) -> TorchKVSession:
         session = self.sessions.get(row.session)
         if session is None:
             return self.new_session(span)

@@ -21,11 +21,11 @@ from filelock import FileLock
 from gguf import GGUFValueType, GGUFWriter
 
 from backends import disk_space
-from backends.artifact_cache import Entry, Label
+from backends.artifact_cache import ArtifactEntry, ArtifactLabel
 from backends.llamacpp import precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.library import Library
-from backends.llamacpp.source import EMBEDDING, HEAD, NORM, Source, Tensor, Type, Value
+from backends.llamacpp.source import EMBEDDING, HEAD, NORM, MetadataValue, SourceTensor, Type, WeightSource
 from backends.stage import Array, BackendError, Span
 
 FORMAT = 2  # of what is written here; another one is cut anew
@@ -34,13 +34,13 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Piece:
+class SpanPiece:
     """A tensor of the file that is written. `source` None: a hole."""
 
     name: str
     shape: tuple[int, ...]
     type: Type
-    source: Tensor | None
+    source: SourceTensor | None
 
     @property
     def nbytes(self) -> int:
@@ -48,11 +48,11 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CutPlan:
     """What the file of a span holds: the holes come last."""
 
-    metadata: dict[str, Value]
-    pieces: list[Piece]
+    metadata: dict[str, MetadataValue]
+    pieces: list[SpanPiece]
 
     @property
     def weights(self) -> int:
@@ -70,36 +70,36 @@ class Cut:
     """A span's file, which stays while this lives."""
 
     file: Path
-    plan: Plan
-    entry: Entry
+    plan: CutPlan
+    entry: ArtifactEntry
 
 
-def plan(source: Source, span: Span, wanted: Type | None) -> Plan:
+def plan(source: WeightSource, span: Span, wanted: Type | None) -> CutPlan:
     """What the file of this span holds, with its matrices as `wanted` (None: as they are stored)."""
     first, last = span.start == 0, span.end == source.blocks
     behind = has_block_behind(source, span)
-    real: list[Piece] = []
-    holes: list[Piece] = []
+    real: list[SpanPiece] = []
+    holes: list[SpanPiece] = []
 
-    def add(name: str, tensor: Tensor) -> None:
-        real.append(Piece(name, tensor.shape, precision.type_of(tensor, source, wanted), tensor))
+    def add(name: str, tensor: SourceTensor) -> None:
+        real.append(SpanPiece(name, tensor.shape, precision.type_of(tensor, source, wanted), tensor))
 
     embedding, norm = source.tensors[EMBEDDING], source.tensors[NORM]
     if first or (last and source.tied):
         add(EMBEDDING, embedding)
     elif last:
-        holes.append(Piece(EMBEDDING, embedding.shape, _least(embedding.shape[-1]), None))
+        holes.append(SpanPiece(EMBEDDING, embedding.shape, _least(embedding.shape[-1]), None))
     else:
-        holes.append(Piece(EMBEDDING, (_NO_VOCABULARY, embedding.shape[-1]), Type.F16, None))
+        holes.append(SpanPiece(EMBEDDING, (_NO_VOCABULARY, embedding.shape[-1]), Type.F16, None))
     vocabulary = source.vocab_size if first or last else _NO_VOCABULARY
     if last:
         add(NORM, norm)
         if not source.tied:
             add(HEAD, source.tensors[HEAD])
     else:
-        holes.append(Piece(NORM, norm.shape, Type.F32, None))
+        holes.append(SpanPiece(NORM, norm.shape, Type.F32, None))
         if architecture(source.architecture, source.blocks).headed:
-            holes.append(Piece(HEAD, (vocabulary, norm.shape[0]), _least(norm.shape[0]), None))
+            holes.append(SpanPiece(HEAD, (vocabulary, norm.shape[0]), _least(norm.shape[0]), None))
     for tensor in source.tensors.values():
         if tensor.block is None:
             if tensor.name not in (EMBEDDING, NORM, HEAD):
@@ -110,11 +110,11 @@ def plan(source: Source, span: Span, wanted: Type | None) -> Plan:
             add(_renumbered(tensor.name, tensor.block - span.start), tensor)
             if tensor.block == span.end - 1 and behind:
                 like = real[-1]
-                holes.append(Piece(_renumbered(tensor.name, span.end - span.start), like.shape, like.type, None))
-    return Plan(_metadata(source, span, vocabulary), real + holes)
+                holes.append(SpanPiece(_renumbered(tensor.name, span.end - span.start), like.shape, like.type, None))
+    return CutPlan(_metadata(source, span, vocabulary), real + holes)
 
 
-def has_block_behind(source: Source, span: Span) -> bool:
+def has_block_behind(source: WeightSource, span: Span) -> bool:
     """Whether the span's file holds a block of zeros behind its own."""
     if span.end < source.blocks:
         return True
@@ -122,7 +122,7 @@ def has_block_behind(source: Source, span: Span) -> bool:
     return windows is not None and not any(windows[span.start : span.end])
 
 
-def _windows(source: Source) -> list[bool] | None:
+def _windows(source: WeightSource) -> list[bool] | None:
     """Which blocks attend to a window only; None: none does, and the file need not say so."""
     period = architecture(source.architecture, source.blocks).pattern
     given = source.metadata.get(f"{source.architecture}.attention.sliding_window_pattern")
@@ -142,27 +142,27 @@ def _renumbered(name: str, block: int) -> str:
     return f"blk.{block}.{name.split('.', 2)[2]}"
 
 
-def _metadata(source: Source, span: Span, vocabulary: int) -> dict[str, Value]:
+def _metadata(source: WeightSource, span: Span, vocabulary: int) -> dict[str, MetadataValue]:
     name = source.architecture
     behind = has_block_behind(source, span)
     blocks = [*range(span.start, span.end), *([span.end - 1] if behind else [])]
     found = {key: value for key, value in source.metadata.items() if key.startswith(f"{name}.")}
     for key, value in found.items():
         if isinstance(value.value, list) and len(value.value) == source.blocks and not key.endswith("sections"):
-            found[key] = Value([value.value[block] for block in blocks], value.type, value.items)
+            found[key] = MetadataValue([value.value[block] for block in blocks], value.type, value.items)
     if (windows := _windows(source)) is not None:
         own = windows[span.start : span.end] + [True] * behind
-        found[f"{name}.attention.sliding_window_pattern"] = Value(own, GGUFValueType.ARRAY, GGUFValueType.BOOL)
+        found[f"{name}.attention.sliding_window_pattern"] = MetadataValue(own, GGUFValueType.ARRAY, GGUFValueType.BOOL)
     if span.start > 0:
         found.pop(f"{name}.embedding_scale", None)  # hidden states are scaled already
-    found[f"{name}.block_count"] = Value(len(blocks), GGUFValueType.UINT32)
-    found[f"{name}.vocab_size"] = Value(vocabulary, GGUFValueType.UINT32)
-    found["tokenizer.ggml.model"] = Value("no_vocab", GGUFValueType.STRING)
+    found[f"{name}.block_count"] = MetadataValue(len(blocks), GGUFValueType.UINT32)
+    found[f"{name}.vocab_size"] = MetadataValue(vocabulary, GGUFValueType.UINT32)
+    found["tokenizer.ggml.model"] = MetadataValue("no_vocab", GGUFValueType.STRING)
     return found
 
 
 def cut(
-    source: Source,
+    source: WeightSource,
     span: Span,
     wanted: Type | None,
     cache: Path | None,
@@ -182,18 +182,20 @@ def cut(
     content = plan(source, span, wanted)
     kind = wanted.name.lower() if wanted is not None else source.dtype
     with disk_space.written(cache or Path(tempfile.gettempdir()), content.weights, f"cut out blocks {span}"):
-        entry = Entry(cache, f"{source.digest()}-gguf{FORMAT}", f"{span.start}-{span.end}-{kind}")
+        entry = ArtifactEntry(cache, f"{source.digest()}-gguf{FORMAT}", f"{span.start}-{span.end}-{kind}")
         path = entry.path / "span.gguf"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 disk_space.require(entry.path, content.weights)
                 _write(content, source, path, library, threads, progress)
-        entry.label(Label(str(source.path), "llama_cpp", str(span), kind))
+        entry.label(ArtifactLabel(str(source.path), "llama_cpp", str(span), kind))
     progress(content.read, content.read)
     return Cut(path, content, entry)
 
 
-def _write(content: Plan, source: Source, path: Path, library: Library, threads: int, progress: Progress) -> None:
+def _write(
+    content: CutPlan, source: WeightSource, path: Path, library: Library, threads: int, progress: Progress
+) -> None:
     work = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
     writer = GGUFWriter(None, source.architecture)
     for key, value in content.metadata.items():
@@ -225,7 +227,7 @@ def _write(content: Plan, source: Source, path: Path, library: Library, threads:
         work.unlink(missing_ok=True)
 
 
-def _bytes(piece: Piece, library: Library, workers: ThreadPoolExecutor) -> Iterator[Any]:
+def _bytes(piece: SpanPiece, library: Library, workers: ThreadPoolExecutor) -> Iterator[Any]:
     if piece.source is None:
         return
     for some in precision.data(piece.source, piece.type, library, workers):

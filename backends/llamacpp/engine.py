@@ -21,7 +21,7 @@ FLASH = 4  # place of the kind of attention among the kinds of parameters
 TYPES = {"float32": 0, "float16": 1, "q8_0": 8}  # of KV caches, by their number in ggml
 
 
-class Model:
+class LlamaModel:
     """The file of a span, loaded."""
 
     def __init__(self, library: Library, path: str, devices: Sequence[int], blocks: int) -> None:
@@ -48,7 +48,7 @@ class Model:
             self.library.llama_model_free(self.handle)
 
 
-class Engine:
+class LlamaEngine:
     """
     Args:
         width: of hidden states.
@@ -60,7 +60,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Model,
+        model: LlamaModel,
         *,
         width: int,
         vocabulary: int,
@@ -103,14 +103,14 @@ class Engine:
         self._memory = self._library.llama_get_memory(self._handle)
         self._batch = self._arrays()
 
-    def _arrays(self) -> layouts.Batch:
+    def _arrays(self) -> layouts.LlamaBatch:
         self._tokens = np.zeros(BATCH, np.int32)
         self._positions = np.zeros(BATCH, np.int32)
         self._wanted = np.zeros(BATCH, np.int8)
         self._ids = np.zeros(BATCH, np.int32)
         self._ones = np.ones(BATCH, np.int32)
         self._lists = self._ids.ctypes.data + 4 * np.arange(BATCH, dtype=np.uint64)
-        batch = layouts.Batch()
+        batch = layouts.LlamaBatch()
         batch.pos, batch.logits = self._positions.ctypes.data, self._wanted.ctypes.data
         batch.n_seq_id, batch.seq_id = self._ones.ctypes.data, self._lists.ctypes.data
         return batch

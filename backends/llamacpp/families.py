@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFValueType, get_tensor_name_map
 
-from backends.llamacpp.source import Value
+from backends.llamacpp.source import MetadataValue
 from backends.stage import Array, BackendError
 
 Config = Mapping[str, Any]
@@ -25,16 +25,16 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _HEAD = "lm_head.weight"
 
 
-def _uint(value: int) -> Value:
-    return Value(int(value), GGUFValueType.UINT32)
+def _uint(value: int) -> MetadataValue:
+    return MetadataValue(int(value), GGUFValueType.UINT32)
 
 
-def _float(value: float) -> Value:
-    return Value(float(value), GGUFValueType.FLOAT32)
+def _float(value: float) -> MetadataValue:
+    return MetadataValue(float(value), GGUFValueType.FLOAT32)
 
 
 @dataclass(frozen=True)
-class Family:
+class GgufFamily:
     """
     Attributes:
         arch: of the `gguf` package.
@@ -90,7 +90,7 @@ class Family:
             return lambda array: _permuted(array, config.get("num_key_value_heads") or config["num_attention_heads"])
         return None
 
-    def metadata(self, config: Config) -> dict[str, Value]:
+    def metadata(self, config: Config) -> dict[str, MetadataValue]:
         """Without the architecture's name before each key."""
         heads = config["num_attention_heads"]
         width = config.get("head_dim") or config["hidden_size"] // heads
@@ -110,7 +110,7 @@ class Family:
             "vocab_size": _uint(config["vocab_size"]),
         }
         if rope.get("rope_type") == "linear":
-            found["rope.scaling.type"] = Value("linear", GGUFValueType.STRING)
+            found["rope.scaling.type"] = MetadataValue("linear", GGUFValueType.STRING)
             found["rope.scaling.factor"] = _float(rope["factor"])
         for key, name in self.scales.items():
             if config.get(name) is not None:
@@ -118,7 +118,7 @@ class Family:
         if self.pattern:
             found["attention.sliding_window"] = _uint(config["sliding_window"])
             windows = [kind == "sliding_attention" for kind in config["layer_types"]]
-            found["attention.sliding_window_pattern"] = Value(windows, GGUFValueType.ARRAY, GGUFValueType.BOOL)
+            found["attention.sliding_window_pattern"] = MetadataValue(windows, GGUFValueType.ARRAY, GGUFValueType.BOOL)
             local = (config.get("rope_parameters") or {}).get("sliding_attention")
             if isinstance(local, Mapping) and "rope_theta" in local:
                 found["rope.freq_base_swa"] = _float(local["rope_theta"])
@@ -142,7 +142,7 @@ class Family:
         return {"rope_freqs.weight": (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)}
 
 
-def find(config: Config, path: Path) -> Family:
+def find(config: Config, path: Path) -> GgufFamily:
     """The family of a configuration.
 
     Raises:
@@ -226,14 +226,14 @@ def _soft_capping(config: Config) -> str | None:
 
 _GEMMA = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
 _GELU = "gelu_pytorch_tanh"
-FAMILIES: dict[str, Family] = {
-    "gemma2": Family(
+FAMILIES: dict[str, GgufFamily] = {
+    "gemma2": GgufFamily(
         MODEL_ARCH.GEMMA2, norm_offset=1.0, scales=_GEMMA, activation=_GELU, pattern=True, refused=_soft_capping
     ),
-    "gemma3_text": Family(
+    "gemma3_text": GgufFamily(
         MODEL_ARCH.GEMMA3, norm_offset=1.0, scales=_GEMMA, activation=_GELU, pattern=True, refused=_soft_capping
     ),
-    "granite": Family(
+    "granite": GgufFamily(
         MODEL_ARCH.GRANITE,
         permuted=True,
         scales={
@@ -243,12 +243,12 @@ FAMILIES: dict[str, Family] = {
             "logit_scale": "logits_scaling",
         },
     ),
-    "llama": Family(MODEL_ARCH.LLAMA, permuted=True),
-    "mistral": Family(MODEL_ARCH.LLAMA, permuted=True, refused=_window),
-    "mixtral": Family(MODEL_ARCH.LLAMA, permuted=True, refused=_window),
-    "olmo2": Family(MODEL_ARCH.OLMO2),
-    "phi3": Family(MODEL_ARCH.PHI3, refused=_window),
-    "qwen2": Family(MODEL_ARCH.QWEN2, refused=_window),
-    "qwen3": Family(MODEL_ARCH.QWEN3, refused=_window),
-    "qwen3_moe": Family(MODEL_ARCH.QWEN3MOE, refused=_sparse),
+    "llama": GgufFamily(MODEL_ARCH.LLAMA, permuted=True),
+    "mistral": GgufFamily(MODEL_ARCH.LLAMA, permuted=True, refused=_window),
+    "mixtral": GgufFamily(MODEL_ARCH.LLAMA, permuted=True, refused=_window),
+    "olmo2": GgufFamily(MODEL_ARCH.OLMO2),
+    "phi3": GgufFamily(MODEL_ARCH.PHI3, refused=_window),
+    "qwen2": GgufFamily(MODEL_ARCH.QWEN2, refused=_window),
+    "qwen3": GgufFamily(MODEL_ARCH.QWEN3, refused=_window),
+    "qwen3_moe": GgufFamily(MODEL_ARCH.QWEN3MOE, refused=_sparse),
 }

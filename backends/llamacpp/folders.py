@@ -13,14 +13,14 @@ from gguf import GGUFValueType
 
 from backends.checkpoint import files  # knows the format, and no tensor library
 from backends.llamacpp import families
-from backends.llamacpp.source import Source, Tensor, Type, Value
+from backends.llamacpp.source import MetadataValue, SourceTensor, Type, WeightSource
 from backends.stage import Array, BackendError
 
 _TYPES = {"float32": Type.F32, "float16": Type.F16, "bfloat16": Type.BF16}
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
 
 
-def read(path: Path) -> Source:
+def read(path: Path) -> WeightSource:
     """
     Raises:
         BackendError: no model there, or a family whose mapping to llama.cpp is not known here.
@@ -37,16 +37,16 @@ def read(path: Path) -> Source:
     opened = _Opened(path)
     sizes = _Sizes(folder)
     dtype = folder.stored_dtype([next(iter(_first_block(folder, merged)))])
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, SourceTensor] = {}
     for name, several in merged.items():
         shapes, nbytes = zip(*(sizes.of(stored) for stored in several), strict=True)
         shape = shapes[0] if name.count("_exps") == 0 else (len(several), *shapes[0])
         read_one = partial(_parts, opened, folder, several, family.mended(folder.config, name))
-        tensors[name] = Tensor(name, tuple(shape), _TYPES[dtype], sum(nbytes), read_one)
+        tensors[name] = SourceTensor(name, tuple(shape), _TYPES[dtype], sum(nbytes), read_one)
     for name, array in family.made(folder.config).items():
-        tensors[name] = Tensor(name, array.shape, Type.F32, 0, partial(iter, [array]))
+        tensors[name] = SourceTensor(name, array.shape, Type.F32, 0, partial(iter, [array]))
     architectures = folder.config.get("architectures") or [family.architecture]
-    return Source(
+    return WeightSource(
         path,
         tuple(
             sorted({path / "config.json", *(path / shard for shard in set(folder.weight_map.values()))} & _there(path))
@@ -55,7 +55,7 @@ def read(path: Path) -> Source:
         family.architecture,
         int(folder.config["num_hidden_layers"]),
         {
-            "general.architecture": Value(family.architecture, GGUFValueType.STRING),
+            "general.architecture": MetadataValue(family.architecture, GGUFValueType.STRING),
             **{f"{family.architecture}.{key}": value for key, value in family.metadata(folder.config).items()},
         },
         tensors,

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from gguf import GGUFReader, GGUFValueType
 
-from backends.llamacpp.source import Source, Tensor, Type, Value
+from backends.llamacpp.source import MetadataValue, SourceTensor, Type, WeightSource
 from backends.stage import Array, BackendError
 
 POINTER = "gguf.json"  # names the file of a model whose tokenizer was taken out of it
@@ -45,7 +45,7 @@ def inside(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-def read(file: Path) -> Source:
+def read(file: Path) -> WeightSource:
     """Read metadata and the places of the tensors; the data stays on the disk.
 
     Raises:
@@ -57,7 +57,9 @@ def read(file: Path) -> Source:
     except (ValueError, OSError, IndexError) as error:
         raise BackendError(f"{file} is no GGUF file, or it is cut short ({error}); download it again") from error
     metadata = {
-        key: Value(field.contents(), field.types[0], field.types[1] if field.types[0] == GGUFValueType.ARRAY else None)
+        key: MetadataValue(
+            field.contents(), field.types[0], field.types[1] if field.types[0] == GGUFValueType.ARRAY else None
+        )
         for key, field in readers[0].fields.items()
         if not key.startswith(("GGUF.", "tokenizer.", "split."))
     }
@@ -73,7 +75,7 @@ def read(file: Path) -> Source:
         sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.nbytes
     most = max(sizes, key=lambda kind: sizes[kind]) if sizes else Type.F32
     dtype = _NAMES.get(most, most.name.lower())
-    return Source(file, tuple(files), architecture, architecture, int(count.value), metadata, tensors, dtype)
+    return WeightSource(file, tuple(files), architecture, architecture, int(count.value), metadata, tensors, dtype)
 
 
 def _parts(file: Path) -> list[Path]:
@@ -88,7 +90,7 @@ def _parts(file: Path) -> list[Path]:
     return parts
 
 
-def _tensor(stored: Any) -> Tensor:
+def _tensor(stored: Any) -> SourceTensor:
     shape = tuple(int(size) for size in reversed(stored.shape))
 
     def parts() -> Iterator[Array]:
@@ -97,4 +99,4 @@ def _tensor(stored: Any) -> Tensor:
             data = data.view(ml_dtypes.bfloat16)
         yield np.asarray(data)
 
-    return Tensor(str(stored.name), shape, Type(stored.tensor_type), int(stored.n_bytes), parts)
+    return SourceTensor(str(stored.name), shape, Type(stored.tensor_type), int(stored.n_bytes), parts)

@@ -23,7 +23,7 @@ class Opaque(ctypes.Structure):
         ctypes.memmove(ctypes.addressof(self) + offset, ctypes.addressof(value), ctypes.sizeof(value))
 
 
-class Batch(ctypes.Structure):
+class LlamaBatch(ctypes.Structure):
     """`llama_batch`: either `token` or `embd` is given."""
 
     _fields_ = (

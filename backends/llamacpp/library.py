@@ -43,7 +43,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_free": (None, [_P]),
     "llama_get_memory": (_P, [_P]),
     "llama_memory_seq_rm": (_B, [_P, _I, _I, _I]),
-    "llama_decode": (_I, [_P, layouts.Batch]),
+    "llama_decode": (_I, [_P, layouts.LlamaBatch]),
     "llama_set_embeddings": (None, [_P, _B]),
     "llama_get_logits": (_P, [_P]),
     "llama_get_embeddings": (_P, [_P]),

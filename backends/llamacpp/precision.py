@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES
 
 from backends.llamacpp.library import Library
-from backends.llamacpp.source import EMBEDDING, HEAD, Source, Tensor, Type
+from backends.llamacpp.source import EMBEDDING, HEAD, SourceTensor, Type, WeightSource
 from backends.stage import Array, BackendError
 
 PLAIN = {"float32": Type.F32, "bfloat16": Type.BF16, "float16": Type.F16}
@@ -27,7 +27,7 @@ _NUMPY = {Type.F32: np.float32, Type.F16: np.float16, Type.BF16: ml_dtypes.bfloa
 _PIECE = 1 << 24  # numbers that are converted at once
 
 
-def wanted(source: Source, dtype: str, quantize: str | None) -> Type | None:
+def wanted(source: WeightSource, dtype: str, quantize: str | None) -> Type | None:
     """What the options ask for; None: everything as it is stored.
 
     Raises:
@@ -46,7 +46,7 @@ def wanted(source: Source, dtype: str, quantize: str | None) -> Type | None:
     return QUANTISED[quantize] if quantize else PLAIN[dtype]
 
 
-def type_of(tensor: Tensor, source: Source, wanted: Type | None) -> Type:
+def type_of(tensor: SourceTensor, source: WeightSource, wanted: Type | None) -> Type:
     """The type that a tensor gets."""
     if wanted is None:
         return tensor.type if tensor.type not in PLAIN.values() or _is_matrix(tensor) else Type.F32
@@ -62,7 +62,7 @@ def type_of(tensor: Tensor, source: Source, wanted: Type | None) -> Type:
     return kind if width % GGML_QUANT_SIZES[kind][0] == 0 else Type.F16
 
 
-def _is_matrix(tensor: Tensor) -> bool:
+def _is_matrix(tensor: SourceTensor) -> bool:
     return len(tensor.shape) > 1 and not tensor.name.endswith(("norm.weight", "ffn_gate_inp.weight"))
 
 
@@ -75,7 +75,7 @@ def nbytes(shape: tuple[int, ...], kind: Type) -> int:
     return count // numbers * size
 
 
-def data(tensor: Tensor, kind: Type, library: Library, workers: ThreadPoolExecutor) -> Iterator[Array]:
+def data(tensor: SourceTensor, kind: Type, library: Library, workers: ThreadPoolExecutor) -> Iterator[Array]:
     """The tensor's bytes as `kind`, piece by piece; what is stored so already is handed on as it is mapped."""
     for part in tensor.parts():
         if kind == tensor.type and (kind not in _NUMPY or part.dtype == _NUMPY[kind]):

@@ -18,7 +18,7 @@ EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weigh
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class MetadataValue:
     """An entry of a GGUF's metadata; `items` is the type of an array's entries."""
 
     value: Any
@@ -27,7 +27,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class SourceTensor:
     """A tensor by its name in GGUF.
 
     Attributes:
@@ -51,7 +51,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """
     Attributes:
         path: the file or folder, for messages.
@@ -67,8 +67,8 @@ class Source:
     name: str
     architecture: str
     blocks: int
-    metadata: Mapping[str, Value]
-    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, MetadataValue]
+    tensors: Mapping[str, SourceTensor]
     dtype: str
 
     def number(self, key: str, default: float | None = None) -> Any:
@@ -105,7 +105,7 @@ class Source:
         keys, values = (int(self.number(f"attention.{kind}_length", width)) for kind in ("key", "value"))
         return int(self.number("attention.head_count_kv", heads)) * (keys + values)
 
-    def info(self, size: Callable[[Tensor], int] = lambda tensor: tensor.nbytes) -> ModelInfo:
+    def info(self, size: Callable[[SourceTensor], int] = lambda tensor: tensor.nbytes) -> ModelInfo:
         """Args: size: of a tensor, in bytes; by default what it takes of the disk."""
         sizes = [0] * self.blocks
         for tensor in self.tensors.values():
@@ -130,7 +130,7 @@ class Source:
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def read(path: Path) -> Source:
+def read(path: Path) -> WeightSource:
     """Read a GGUF file, a folder with one (or `gguf.json`, which names it), or a Hugging Face folder.
 
     Raises:

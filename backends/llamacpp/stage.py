@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 
 from backends import batch_checks, huge_pages
-from backends.artifact_cache import Entry
+from backends.artifact_cache import ArtifactEntry
 from backends.llamacpp import cut, precision
 from backends.llamacpp.architectures import architecture
-from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, Engine, Model, chunks
+from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, LlamaEngine, LlamaModel, chunks
 from backends.llamacpp.library import Library, library
-from backends.llamacpp.source import Source, read
+from backends.llamacpp.source import WeightSource, read
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
 
 KV_SHARE = 0.3  # of the free memory, for the KV cache where nobody says how large it is to be
@@ -48,7 +48,7 @@ def load(path: Path, span: Span, options: Options) -> LlamaStage:
     progress = options.progress or (lambda done, total: None)
     made = cut.cut(source, span, wanted, options.cache, lib, threads, progress)
     count = span.end - span.start + cut.has_block_behind(source, span)
-    model = Model(lib, str(made.file), [] if handle is None else [handle], count + (span.end == source.blocks))
+    model = LlamaModel(lib, str(made.file), [] if handle is None else [handle], count + (span.end == source.blocks))
     stage = LlamaStage(source, span, model, made.plan.weights, device, handle, threads, kv, options)
     stage.entry = made.entry
     if handle is None:
@@ -56,7 +56,7 @@ def load(path: Path, span: Span, options: Options) -> LlamaStage:
     return stage
 
 
-def held(source: Source, options: Options) -> ModelInfo:
+def held(source: WeightSource, options: Options) -> ModelInfo:
     """What is known of the model, with the sizes that it has when it is loaded with these options.
 
     Raises:
@@ -68,7 +68,7 @@ def held(source: Source, options: Options) -> ModelInfo:
     return replace(info, kv_bytes_per_token=int(source.kv_elements * kv))
 
 
-def kv_type(name: str, source: Source, options: Options) -> str:
+def kv_type(name: str, source: WeightSource, options: Options) -> str:
     """What keys and values are kept as: by default float16, or float32 where the whole span computes in it.
 
     Raises:
@@ -104,11 +104,11 @@ def find_device(lib: Library, name: str) -> tuple[str, int | None]:
 
 
 @dataclass
-class Session:
+class LlamaKVSession:
     """A sequence of the engine that runs this sub-range."""
 
     span: Span
-    engine: Engine
+    engine: LlamaEngine
     sequence: int
     length: int = 0
 
@@ -124,9 +124,9 @@ class LlamaStage:
 
     def __init__(
         self,
-        source: Source,
+        source: WeightSource,
         span: Span,
-        model: Model,
+        model: LlamaModel,
         weights: int,
         device: str,
         handle: int | None,
@@ -139,7 +139,7 @@ class LlamaStage:
         self.precision = options.quantize or (
             options.dtype if source.dtype in _DTYPES and options.dtype != "auto" else source.dtype
         )
-        self.entry: Entry | None = None  # held: its file is mapped
+        self.entry: ArtifactEntry | None = None  # held: its file is mapped
         self._loaded, self._handle, self._threads, self._kv = model, handle, threads, kv
         self._rules = architecture(source.architecture, source.blocks)
         self._scale = math.sqrt(source.hidden_size) if self._rules.scaled and span.start > 0 else 1.0
@@ -150,8 +150,8 @@ class LlamaStage:
         self._vocabulary = source.vocab_size if tail else 0
         marked = self._rules.marks and model.library.gives_layer_inputs
         self._main = self._engine(marked or tail)
-        self._parts: Engine | None = None if marked or tail else self._main
-        self._sessions: dict[str, Session] = {}
+        self._parts: LlamaEngine | None = None if marked or tail else self._main
+        self._sessions: dict[str, LlamaKVSession] = {}
         self._free = {id(self._main): list(range(SEQUENCES))}
 
     def _default_tokens(self) -> int:
@@ -159,9 +159,9 @@ class LlamaStage:
         wanted = min(max(self.model.context_length, KV_MOST // 2), KV_MOST)
         return max(KV_LEAST, min(fitting, wanted))
 
-    def _engine(self, marked: bool) -> Engine:
+    def _engine(self, marked: bool) -> LlamaEngine:
         tail = self.span.end == self.model.blocks
-        return Engine(
+        return LlamaEngine(
             self._loaded,
             width=self.model.hidden_size,
             vocabulary=self._vocabulary,
@@ -198,7 +198,7 @@ class LlamaStage:
             self._sessions[row.session] = session
         return out if tail and batch.output == "logits" else out.astype(_DTYPES[self.dtype], copy=False)
 
-    def _run(self, engine: Engine, batch: Batch, sessions: Sequence[Session], tail: bool) -> Array:
+    def _run(self, engine: LlamaEngine, batch: Batch, sessions: Sequence[LlamaKVSession], tail: bool) -> Array:
         inputs = batch.inputs
         if inputs.ndim == 2:
             inputs = inputs.astype(np.float32, copy=False)
@@ -219,14 +219,14 @@ class LlamaStage:
         parts = [engine.run(inputs[a:b], positions[a:b], ids[a:b], wanted[a:b], hidden) for a, b in cuts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _sit(self, rows: Sequence[Row], span: Span, engine: Engine) -> list[Session]:
+    def _sit(self, rows: Sequence[Row], span: Span, engine: LlamaEngine) -> list[LlamaKVSession]:
         """The session of each row; new ones get a sequence."""
         free = self._free[id(engine)]
         if sum(row.session not in self._sessions for row in rows) > len(free):
             raise MemoryError(f"{self.device} keeps {SEQUENCES} sessions apart and has as many; end some")
-        return [self._sessions.get(row.session) or Session(span, engine, free.pop()) for row in rows]
+        return [self._sessions.get(row.session) or LlamaKVSession(span, engine, free.pop()) for row in rows]
 
-    def _for_parts(self) -> Engine:
+    def _for_parts(self) -> LlamaEngine:
         if self._parts is None:
             self._parts = self._engine(marked=False)
             self._free[id(self._parts)] = list(range(SEQUENCES))

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from backends import disk_space
-from backends.artifact_cache import Entry, Label
+from backends.artifact_cache import ArtifactEntry, ArtifactLabel
 from backends.checkpoint.files import ModelFolder
 from backends.ort import families, graphs
 from backends.ort.builder import Builder
@@ -22,7 +22,7 @@ from backends.ort.export import Exporter
 from backends.stage import ModelInfo, Span
 from backends.torch_net import device as torch_device
 from backends.torch_net.net import Anatomy, Net
-from backends.torch_net.weights import Loader, Plan
+from backends.torch_net.weights import Loader, WeightPlan
 
 FORMAT = 2  # of the graphs; another number makes them anew
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.125, "int4": 0.625}  # of a weight, with its share of a scale
@@ -51,7 +51,7 @@ class Compiler:
         folder: ModelFolder,
         net: Net,
         anatomy: Anatomy,
-        plan: Plan,
+        plan: WeightPlan,
         info: ModelInfo,
         device: Device,
         precision: str,
@@ -69,7 +69,7 @@ class Compiler:
         else:
             self.writer = Exporter(net, anatomy, precision)
         with disk_space.written(cache or Path(tempfile.gettempdir()), 0, "compile blocks"):
-            self.entry = Entry(cache, f"{_digest(folder)}-onnx{FORMAT}", f"{device.target}-{precision}")
+            self.entry = ArtifactEntry(cache, f"{_digest(folder)}-onnx{FORMAT}", f"{device.target}-{precision}")
         self.folder, self.model = self.entry.path, folder.path
 
     def span(self, span: Span, progress: Progress) -> list[Path]:
@@ -97,7 +97,7 @@ class Compiler:
                             self._compile(name)
                     done += size
                     progress(done, total)
-                self.entry.label(Label(str(self.model), "onnx", self._blocks(), self.precision))
+                self.entry.label(ArtifactLabel(str(self.model), "onnx", self._blocks(), self.precision))
         finally:
             self.net.model.to("meta")
             torch_device.release()

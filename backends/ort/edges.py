@@ -14,13 +14,13 @@ from backends.ort.devices import Device
 from backends.stage import Array, Output, Span
 from backends.torch_net import device as torch_device
 from backends.torch_net import info as models
-from backends.torch_net.subspan import View
+from backends.torch_net.subspan import SubspanView
 from backends.torch_net.weights import Loader
 
 CHUNK = 128  # tokens that are embedded at once; a family's forward makes a mask of CHUNK x CHUNK, or some
 
 
-class Embedding:
+class OnnxEmbedding:
     """The table of embeddings, as it lies in the model's file: all that comes before the blocks that are built."""
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,7 @@ class FamilyEmbedding:
             if name in anatomy.head and module is not table:
                 module.float()
         table.register_forward_hook(lambda module, given, found: found.float())
-        self._view = View(net, anatomy, Span(0, 0), tail=False)
+        self._view = SubspanView(net, anatomy, Span(0, 0), tail=False)
 
     def __call__(self, ids: Array, positions: Array) -> Array:
         """`[tokens, width]` float32 of `[tokens]` ids and positions."""
@@ -63,7 +63,7 @@ class FamilyEmbedding:
         return out
 
 
-class Tail:
+class OnnxTail:
     """The final norm and the LM head, over the wanted rows only."""
 
     def __init__(self, file: Path, device: Device, threads: int) -> None:

@@ -16,16 +16,16 @@ import onnx
 from backends.ort import devices
 from backends.ort.builder import LAST_POSITIONS, LONGEST, POSITIONS
 from backends.ort.devices import Device
-from backends.ort.kv_cache import Board, Places, Seat
+from backends.ort.kv_cache import Slab, Slot, SlotPool
 from backends.stage import Array, Span
 
 CHUNK = 512  # tokens of a prompt that are run at once; attention scores take CHUNK x length for every head
 GAP = 2  # places between two sessions that ride along rather than have their neighbours run apart
 
-Piece = tuple[Seat, int]  # and the number of its new tokens
+Piece = tuple[Slot, int]  # and the number of its new tokens
 
 
-class Engine:
+class OrtEngine:
     """
     Args:
         graph: of the blocks, joined.
@@ -38,7 +38,7 @@ class Engine:
         shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
         key, value = (shapes[f"past_key_values.{span.start}.{kind}"][1::2] for kind in ("key", "value"))
         self.inputs = frozenset(shapes)
-        self.places = Places(device, span.end - span.start, (key, value), clean=LONGEST not in shapes)
+        self.places = SlotPool(device, span.end - span.start, (key, value), clean=LONGEST not in shapes)
 
     def run(self, hidden: Array, pieces: Sequence[Piece]) -> Array:
         """Run packed tokens; the sessions' lengths stay as they are.
@@ -57,7 +57,7 @@ class Engine:
         hidden = np.ascontiguousarray(hidden, self.dtype)
         out = np.empty_like(hidden)
         starts = np.cumsum([0, *(length for _, length in pieces)])
-        single: dict[Board, dict[int, int]] = {}
+        single: dict[Slab, dict[int, int]] = {}
         for (seat, length), start in zip(pieces, starts, strict=False):
             if length == 1:
                 single.setdefault(seat.board, {})[seat.place] = int(start)
@@ -80,7 +80,7 @@ class Engine:
                     out[start] = y[place - first, 0]
         return out
 
-    def _run(self, board: Board, places: tuple[int, int], x: Array, lengths: Array) -> Array:
+    def _run(self, board: Slab, places: tuple[int, int], x: Array, lengths: Array) -> Array:
         """Args: lengths: of each session after the step, `[batch]`; x: `[batch, tokens, width]`."""
         binding = board.bindings.get(places) or self._bind(board, places)
         y = np.empty_like(x)
@@ -102,7 +102,7 @@ class Engine:
             raise
         return y
 
-    def _bind(self, board: Board, places: tuple[int, int]) -> object:
+    def _bind(self, board: Slab, places: tuple[int, int]) -> object:
         first, last = places
         binding = self.session.io_binding()
         whole = (first, last) == (0, len(board.seats))

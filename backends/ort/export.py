@@ -28,7 +28,7 @@ from backends.ort.kv_cache import room_for
 from backends.ort.operator_layers import BLOCK, products
 from backends.stage import BackendError, Span
 from backends.torch_net.net import Anatomy, Net, first_line
-from backends.torch_net.subspan import View
+from backends.torch_net.subspan import SubspanView
 
 _BITS = {"int8": 8, "int4": 4}
 _OPSET = 24  # the first with TensorScatter
@@ -100,7 +100,7 @@ class _Block(nn.Module):
 
     def __init__(self, net: Net, anatomy: Anatomy, number: int) -> None:
         super().__init__()
-        self.view = View(net, anatomy, Span(number, number + 1), tail=False, head=False)
+        self.view = SubspanView(net, anatomy, Span(number, number + 1), tail=False, head=False)
         self.anatomy, self.number, self.block = anatomy, number, net.blocks[number]
 
     def places(self, hidden: torch.Tensor) -> list[torch.Tensor]:
@@ -128,7 +128,7 @@ class _Tail(nn.Module):
 
     def __init__(self, net: Net, anatomy: Anatomy) -> None:
         super().__init__()
-        self.view = View(net, anatomy, Span(anatomy.count, anatomy.count), tail=True, head=False)
+        self.view = SubspanView(net, anatomy, Span(anatomy.count, anatomy.count), tail=True, head=False)
         self.model = self.view.model
 
     def forward(self, hidden: torch.Tensor) -> Any:

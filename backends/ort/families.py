@@ -19,7 +19,7 @@ _PLAIN = frozenset({"default"})
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class OnnxFamily:
     """
     Attributes:
         builder: the builder's class.
@@ -31,19 +31,19 @@ class Family:
 
 
 _LLAMA = _PLAIN | {"llama3"}
-FAMILIES: Mapping[str, Family] = {
-    "Ernie4_5ForCausalLM": Family("ErnieModel"),
-    "Gemma2ForCausalLM": Family("Gemma2Model"),
-    "Gemma3ForCausalLM": Family("Gemma3Model", _PLAIN),
-    "GraniteForCausalLM": Family("GraniteModel"),
-    "LlamaForCausalLM": Family("LlamaModel", _LLAMA),
-    "MistralForCausalLM": Family("MistralModel"),
-    "NemotronForCausalLM": Family("NemotronModel", _PLAIN),
-    "Phi3ForCausalLM": Family("Phi3MiniModel", _PLAIN),
-    "Qwen2ForCausalLM": Family("QwenModel"),
-    "Qwen3ForCausalLM": Family("Qwen3Model"),
+FAMILIES: Mapping[str, OnnxFamily] = {
+    "Ernie4_5ForCausalLM": OnnxFamily("ErnieModel"),
+    "Gemma2ForCausalLM": OnnxFamily("Gemma2Model"),
+    "Gemma3ForCausalLM": OnnxFamily("Gemma3Model", _PLAIN),
+    "GraniteForCausalLM": OnnxFamily("GraniteModel"),
+    "LlamaForCausalLM": OnnxFamily("LlamaModel", _LLAMA),
+    "MistralForCausalLM": OnnxFamily("MistralModel"),
+    "NemotronForCausalLM": OnnxFamily("NemotronModel", _PLAIN),
+    "Phi3ForCausalLM": OnnxFamily("Phi3MiniModel", _PLAIN),
+    "Qwen2ForCausalLM": OnnxFamily("QwenModel"),
+    "Qwen3ForCausalLM": OnnxFamily("Qwen3Model"),
     # Its own class in the builder asks for positions that it has not got; blocks without RoPE are handled in `builder`.
-    "SmolLM3ForCausalLM": Family("LlamaModel", _LLAMA),
+    "SmolLM3ForCausalLM": OnnxFamily("LlamaModel", _LLAMA),
 }
 
 # What torch exports: families that the builder does not know, and those of `FAMILIES` with settings that it does not.

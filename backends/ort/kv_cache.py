@@ -31,7 +31,7 @@ def room_for(tokens: int) -> int:
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class Slot:
     """A session's place.
 
     Attributes:
@@ -40,13 +40,13 @@ class Seat:
         reach: the largest length so far.
     """
 
-    board: Board
+    board: Slab
     place: int
     length: int = 0
     reach: int = 0
 
 
-class Board:
+class Slab:
     """Places of one room for keys and values of the engine's blocks.
 
     Attributes:
@@ -58,7 +58,7 @@ class Board:
     def __init__(self, device: Device, blocks: int, kept: tuple[Kept, Kept], places: int, room: int) -> None:
         self.device, self.room = device, room
         self.shapes = [(places, heads, room, width) for heads, width in kept]
-        self.seats: list[Seat | None] = [None] * places
+        self.seats: list[Slot | None] = [None] * places
         self.bindings: dict[tuple[int, int], Any] = {}
         self.arrays: list[ort.OrtValue] = []
         self._shared: list[Array] = []
@@ -84,7 +84,7 @@ class Board:
         for array in self._shared:
             array[place, :, :length] = 0
 
-    def copy(self, place: int, other: Board, to: int, length: int) -> None:
+    def copy(self, place: int, other: Slab, to: int, length: int) -> None:
         """Copy the first `length` tokens of a place to a place of another board."""
         for index in range(len(self.arrays)):
             if self._shared:
@@ -95,7 +95,7 @@ class Board:
                 other.arrays[index].update_inplace(array)
 
 
-class Places:
+class SlotPool:
     """All boards of an engine.
 
     Args:
@@ -106,9 +106,9 @@ class Places:
     def __init__(self, device: Device, blocks: int, kept: tuple[Kept, Kept], clean: bool = False) -> None:
         self.device, self.blocks, self.kept, self.clean = device, blocks, kept, clean
         self.token_bytes = blocks * sum(map(math.prod, kept)) * np.dtype(device.dtype).itemsize
-        self.boards: list[Board] = []
+        self.boards: list[Slab] = []
 
-    def take(self, tokens: int) -> Seat:
+    def take(self, tokens: int) -> Slot:
         """A place for a session of so many tokens.
 
         Raises:
@@ -120,13 +120,13 @@ class Places:
                 break
         else:
             fitting = BOARD // (room * self.token_bytes) if self.device.addressable else 1
-            board = Board(self.device, self.blocks, self.kept, min(max(fitting, 1), PLACES), room)
+            board = Slab(self.device, self.blocks, self.kept, min(max(fitting, 1), PLACES), room)
             self.boards.append(board)
         place = board.seats.index(None)
-        board.seats[place] = seat = Seat(board, place)
+        board.seats[place] = seat = Slot(board, place)
         return seat
 
-    def fit(self, seat: Seat, tokens: int) -> None:
+    def fit(self, seat: Slot, tokens: int) -> None:
         """Move the session to a larger place if this one has no room for so many tokens.
 
         Raises:
@@ -140,11 +140,11 @@ class Places:
             seat.board.seats[seat.place] = seat
         seat.reach = max(seat.reach, tokens)
 
-    def give_back(self, seat: Seat) -> None:
+    def give_back(self, seat: Slot) -> None:
         """End a session."""
         self._leave(seat)
 
-    def _leave(self, seat: Seat) -> None:
+    def _leave(self, seat: Slot) -> None:
         seat.board.seats[seat.place] = None
         if not any(seat.board.seats):
             self.boards.remove(seat.board)

@@ -13,14 +13,14 @@ import numpy as np
 import psutil
 
 from backends import batch_checks, huge_pages
-from backends.artifact_cache import Entry
+from backends.artifact_cache import ArtifactEntry
 from backends.checkpoint import files
 from backends.ort import devices, families, graphs
 from backends.ort.compiled import Compiler, growth
 from backends.ort.devices import Device
-from backends.ort.edges import Embedding, FamilyEmbedding, Tail
-from backends.ort.engine import Engine
-from backends.ort.kv_cache import Seat
+from backends.ort.edges import FamilyEmbedding, OnnxEmbedding, OnnxTail
+from backends.ort.engine import OrtEngine
+from backends.ort.kv_cache import Slot
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Span
 from backends.torch_net import info as models
 from backends.torch_net import net as family
@@ -116,19 +116,19 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
     threads = options.threads or psutil.cpu_count(logical=False) or 1
     data = compiler.folder  # the compiler itself would keep the buffers of all blocks
 
-    def engine(part: Span) -> Engine:
+    def engine(part: Span) -> OrtEngine:
         graph = graphs.joined(compiled[part.start - span.start : part.end - span.start])
-        return Engine(graph, data, part, device, threads)
+        return OrtEngine(graph, data, part, device, threads)
 
     stage = OnnxStage(info, span, device, precision, options.dtype, engine)
     stage.entry = compiler.entry
     if span.start == 0:
         built = families.is_built(net.architecture, net.config)
-        stage.embedding = Embedding(path) if built else FamilyEmbedding(path)
+        stage.embedding = OnnxEmbedding(path) if built else FamilyEmbedding(path)
         read = embedding + sum(info.block_bytes[: span.end]) + info.edge_bytes[1] * (span.end == info.blocks)
         progress(read, read)
     if span.end == info.blocks:
-        stage.tail = Tail(compiled[-1], device, threads)
+        stage.tail = OnnxTail(compiled[-1], device, threads)
     stage.weights = sum(graphs.nbytes(file) for file in compiled)
     if device.name == "cpu":
         huge_pages.enlarge()
@@ -136,11 +136,11 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class OnnxKVSession:
     """A seat of the engine that runs this sub-range."""
 
-    engine: Engine
-    seat: Seat
+    engine: OrtEngine
+    seat: Slot
 
     @property
     def span(self) -> Span:
@@ -168,19 +168,19 @@ class OnnxStage:
         device: Device,
         precision: str,
         dtype: str,
-        engine: Callable[[Span], Engine],
+        engine: Callable[[Span], OrtEngine],
     ) -> None:
         self.model, self.span, self.device = info, span, str(device)
         self.dtype = device.dtype if dtype == "auto" else dtype
         self.precision = precision
-        self.entry: Entry | None = None  # held: its files are mapped, and joined anew
-        self.embedding: Embedding | FamilyEmbedding | None = None
-        self.tail: Tail | None = None
+        self.entry: ArtifactEntry | None = None  # held: its files are mapped, and joined anew
+        self.embedding: OnnxEmbedding | FamilyEmbedding | None = None
+        self.tail: OnnxTail | None = None
         self.weights = 0
         self._device, self._make = device, engine
         self._engines = {span: engine(span)}
         self.kv_bytes_per_token = self._engines[span].places.token_bytes
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, OnnxKVSession] = {}
 
     def forward(self, batch: Batch) -> Array:
         """See `backends.stage.Stage.forward`."""
@@ -189,7 +189,7 @@ class OnnxStage:
         if span not in self._engines:
             self._engines[span] = self._make(span)
         engine = self._engines[span]
-        new: dict[str, Seat] = {}
+        new: dict[str, Slot] = {}
         try:
             for row in batch.rows:
                 if row.session not in self._sessions:
@@ -210,7 +210,7 @@ class OnnxStage:
             raise
         for seat, row in zip(seats, batch.rows, strict=True):
             seat.length += row.length
-            self._sessions[row.session] = Session(engine, seat)
+            self._sessions[row.session] = OnnxKVSession(engine, seat)
         return out
 
     def _finish(self, hidden: Array, batch: Batch) -> Array:

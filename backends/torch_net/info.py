@@ -12,7 +12,7 @@ from backends.checkpoint.files import ModelFolder
 from backends.stage import BackendError, ModelInfo, Options
 from backends.torch_net import device, probe, quantize, weights
 from backends.torch_net.net import Anatomy, Net, build, context_length
-from backends.torch_net.weights import Plan
+from backends.torch_net.weights import WeightPlan
 
 _ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -50,7 +50,7 @@ def held(info: ModelInfo, net: Net, dtype: torch.dtype, method: str | None) -> M
     )
 
 
-def examine(path: Path, dtype: torch.dtype = torch.float32) -> tuple[ModelFolder, Net, Anatomy, Plan]:
+def examine(path: Path, dtype: torch.dtype = torch.float32) -> tuple[ModelFolder, Net, Anatomy, WeightPlan]:
     """Build the model of a folder without weights, and map its stored tensors to it."""
     folder = files.read(path)
     net = build(folder, dtype)
@@ -65,7 +65,7 @@ def examine(path: Path, dtype: torch.dtype = torch.float32) -> tuple[ModelFolder
     return folder, net, anatomy, plan
 
 
-def stored_dtype(folder: ModelFolder, plan: Plan) -> str:
+def stored_dtype(folder: ModelFolder, plan: WeightPlan) -> str:
     """The dtype of the first block whose file is there; models are stored in one dtype."""
     failed: BackendError | None = None
     for names in plan.blocks:
@@ -76,7 +76,7 @@ def stored_dtype(folder: ModelFolder, plan: Plan) -> str:
     raise failed or BackendError(f"{folder.path} has no blocks")
 
 
-def model_info(folder: ModelFolder, net: Net, anatomy: Anatomy, plan: Plan, dtype: str) -> ModelInfo:
+def model_info(folder: ModelFolder, net: Net, anatomy: Anatomy, plan: WeightPlan, dtype: str) -> ModelInfo:
     """Sizes come from the headers; for files that are not there (a server may hold its own only), from the shapes."""
     sizes = {name: parameter.numel() * _ITEM_BYTES[dtype] for name, parameter in net.model.named_parameters()}
 

@@ -56,7 +56,7 @@ class StandIn(nn.Module):
         return torch.zeros((), dtype=self.dtype, device=value.device).expand(shape)
 
 
-class Recorder:
+class CallRecorder:
     """Takes the place of a block: notes what it is given and returns fresh random hidden states."""
 
     def __init__(self, block: nn.Module, index: int, log: list[Any], returns: int) -> None:
@@ -126,7 +126,7 @@ def _run(net: Net, base: nn.Module, cache_name: str, returns: int) -> tuple[list
     log: list[Any] = []
     owner, edges = net.owner(), net.edges()
     owner._modules[net.list_name] = None
-    owner.__dict__[net.list_name] = [Recorder(block, i, log, returns) for i, block in enumerate(net.blocks)]
+    owner.__dict__[net.list_name] = [CallRecorder(block, i, log, returns) for i, block in enumerate(net.blocks)]
     _place(net, {name: StandIn(module, width, dtype, log, name) for name, module in edges.items()})
     positions = {"position_ids": torch.arange(_TOKENS)[None]} if takes(base, "position_ids") else {}
     runs = []

@@ -66,7 +66,7 @@ class _Exit:
         return out
 
 
-class View:
+class SubspanView:
     """Runs the blocks of `span`.
 
     With `tail`, what comes after the last block runs as well; without `head`, what comes before the first does not

@@ -33,7 +33,7 @@ _TORCH_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F1
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """A stored tensor that the net has a place for: the parameter it goes to, and whether it has to be rearranged."""
 
     target: str
@@ -41,7 +41,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WeightPlan:
     """The stored tensors of a model by where they belong.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
         mapping: transformers' conversion table for this net.
     """
 
-    sources: dict[str, Source]
+    sources: dict[str, TensorSource]
     blocks: tuple[tuple[str, ...], ...]
     edges: dict[str, tuple[str, ...]]
     tied: dict[str, str]
@@ -82,7 +82,7 @@ class Plan:
         return names + [name for edge in sorted(edges) for name in self.edges.get(edge, ())]
 
 
-def plan(net: Net, anatomy: Anatomy, names: Iterable[str]) -> Plan:
+def plan(net: Net, anatomy: Anatomy, names: Iterable[str]) -> WeightPlan:
     """Map stored names to the net's parameters."""
     names = sorted(names, key=dot_natural_key)
     mapping = get_model_conversion_mapping(net.model)
@@ -99,7 +99,7 @@ def plan(net: Net, anatomy: Anatomy, names: Iterable[str]) -> Plan:
             blocks[int(source.target[len(list_prefix) :].split(".", 1)[0])].append(name)
         else:
             edges[_edge_of(source.target, edges)].append(name)
-    return Plan(
+    return WeightPlan(
         sources,
         tuple(map(tuple, blocks)),
         {edge: tuple(stored) for edge, stored in edges.items()},
@@ -108,7 +108,7 @@ def plan(net: Net, anatomy: Anatomy, names: Iterable[str]) -> Plan:
     )
 
 
-def _sources(net: Net, names: list[str], mapping: list[Any]) -> dict[str, Source]:
+def _sources(net: Net, names: list[str], mapping: list[Any]) -> dict[str, TensorSource]:
     places = net.model.state_dict()
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -119,7 +119,7 @@ def _sources(net: Net, names: list[str], mapping: list[Any]) -> dict[str, Source
         if target not in places and name in places:
             target, pattern = rename_source_key(name, [], [], prefix, places)
         if target in places:
-            sources[name] = Source(target, pattern is not None)
+            sources[name] = TensorSource(target, pattern is not None)
     return sources
 
 
@@ -177,7 +177,7 @@ class Loader:
         net: Net,
         anatomy: Anatomy,
         folder: ModelFolder,
-        plan: Plan,
+        plan: WeightPlan,
         dtype: torch.dtype,
         device: torch.device,
         progress: Callable[[int, int], None] | None,

@@ -23,7 +23,7 @@ from patches.concurrency.processes import as_handler
 STEP = 128  # tokens; lengths of caches are its multiples
 
 
-class Session:
+class PetalsKVSession:
     """One session's caches for the blocks that it runs.
 
     Attributes:

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from backends.upstream.info import Model
+from backends.upstream.info import PetalsModel
 
 
-def tensors(model: Model, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+def tensors(model: PetalsModel, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
     """These tensors, read from their files."""
     found = []
     for name in names:
@@ -22,10 +22,10 @@ def tensors(model: Model, names: Sequence[str], device: torch.device, dtype: tor
     return found
 
 
-class Head(nn.Module):
+class PetalsHead(nn.Module):
     """Token ids `[tokens]` to hidden states `[tokens, hidden]`."""
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: PetalsModel, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         embedding, *norm = tensors(model, model.head, device, dtype)
         self.embedding = nn.Embedding.from_pretrained(embedding)
@@ -35,10 +35,10 @@ class Head(nn.Module):
         return self.norm(self.embedding(ids))
 
 
-class Tail(nn.Module):
+class PetalsTail(nn.Module):
     """Hidden states `[rows, hidden]` through the final norm, and on to logits `[rows, vocab]`."""
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: PetalsModel, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         *norm, head = tensors(model, model.tail, device, dtype)
         if len(norm) == 2:

@@ -30,7 +30,7 @@ _ARCHITECTURES = {"llama": "LlamaForCausalLM", "bloom": "BloomForCausalLM", "fal
 
 
 @dataclass(frozen=True)
-class Model:
+class PetalsModel:
     """
     Attributes:
         config: upstream's, with the prefix under which this folder stores its blocks.
@@ -49,7 +49,7 @@ class Model:
         return sum(self.folder.tensor(name).nbytes for name in names)
 
 
-def read(path: Path) -> Model:
+def read(path: Path) -> PetalsModel:
     """Read what is known of a model without its weights.
 
     Raises:
@@ -67,7 +67,7 @@ def read(path: Path) -> Model:
     config.block_prefix = prefix
     head, tail = _edges(folder, family, config)
     dtype = folder.stored_dtype(list(blocks[0]))
-    model = Model(folder, config, _NOTHING, blocks, head, tail)
+    model = PetalsModel(folder, config, _NOTHING, blocks, head, tail)
     info = ModelInfo(
         architecture=(folder.config.get("architectures") or [_ARCHITECTURES[family]])[0],
         blocks=len(blocks),
@@ -81,7 +81,7 @@ def read(path: Path) -> Model:
     )
     if info.architecture != _ARCHITECTURES[family]:
         raise BackendError(f"{path} is a {info.architecture}; only causal language models work")
-    return Model(folder, config, info, blocks, head, tail)
+    return PetalsModel(folder, config, info, blocks, head, tail)
 
 
 _NOTHING = ModelInfo("", 0, 0, 0, 0, "", (), (0, 0), 0)

@@ -20,9 +20,9 @@ from backends import batch_checks
 from backends.stage import Array, BackendError, Batch, Memory, Options, Row, Span
 from backends.torch_net import device  # knows torch, and no transformers
 from backends.upstream import info
-from backends.upstream.cache import Session
-from backends.upstream.edges import Head, Tail
-from backends.upstream.info import Model
+from backends.upstream.cache import PetalsKVSession
+from backends.upstream.edges import PetalsHead, PetalsTail
+from backends.upstream.info import PetalsModel
 from patches.codec.tensors import BatchTensorDescriptor
 
 MAX_CHUNK = 256 << 20  # bytes of attention scores at a time; upstream's own default
@@ -88,7 +88,7 @@ def _quantize(name: str | None, target: torch.device) -> QuantType:
 
 
 def _backend(
-    model: Model, block: int, memory: MemoryCache, target: torch.device, dtype: torch.dtype, quantize: QuantType
+    model: PetalsModel, block: int, memory: MemoryCache, target: torch.device, dtype: torch.dtype, quantize: QuantType
 ) -> TransformerBackend:
     # The folder is for a lock around upstream's cache of downloads, of which a local model needs nothing.
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -120,7 +120,7 @@ class PetalsStage:
 
     def __init__(
         self,
-        model: Model,
+        model: PetalsModel,
         span: Span,
         target: torch.device,
         dtype: torch.dtype,
@@ -132,9 +132,9 @@ class PetalsStage:
         self._device, self._dtype = target, dtype
         self._backends = list(backends.values())
         self._memory = memory
-        self._head = Head(model, target, dtype) if span.start == 0 else None
-        self._tail = Tail(model, target, dtype) if span.end == model.info.blocks else None
-        self._sessions: dict[str, Session] = {}
+        self._head = PetalsHead(model, target, dtype) if span.start == 0 else None
+        self._tail = PetalsTail(model, target, dtype) if span.end == model.info.blocks else None
+        self._sessions: dict[str, PetalsKVSession] = {}
         self.kv_bytes_per_token = sum(sum(b.cache_bytes_per_token.values()) for b in self._backends)
         modules: list[Any] = [b.module for b in self._backends] + [m for m in (self._head, self._tail) if m is not None]
         self._weights = sum({p.data_ptr(): p.nbytes for m in modules for p in m.parameters()}.values())
@@ -144,7 +144,7 @@ class PetalsStage:
         span = Span(*batch.span)
         row = self._only_row(batch)
         known = self._sessions.get(row.session)
-        session = known or Session(span, self._slice(span), self._memory)
+        session = known or PetalsKVSession(span, self._slice(span), self._memory)
         try:
             with torch.inference_mode():
                 session.reserve(row.position + row.length)
@@ -161,7 +161,7 @@ class PetalsStage:
         self._sessions[row.session] = session
         return array
 
-    def _run(self, batch: Batch, row: Row, span: Span, session: Session) -> torch.Tensor:
+    def _run(self, batch: Batch, row: Row, span: Span, session: PetalsKVSession) -> torch.Tensor:
         if span.start == 0:
             assert self._head is not None
             hidden = self._head(device.to_torch(batch.inputs, self._device, torch.int64))

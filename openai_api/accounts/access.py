@@ -14,11 +14,11 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from openai_api.accounts import key_format
 from openai_api.accounts.database import AccountsError
-from openai_api.accounts.limits import MINUTE, Refusal, crowding, day_of, refusal
-from openai_api.accounts.principals import Caller, Key, of_person
+from openai_api.accounts.limits import MINUTE, LimitExceeded, crowding, day_of, refusal
+from openai_api.accounts.principals import Key, Principal, of_person
 from openai_api.accounts.store import Store
-from openai_api.accounts.usage import Asked, Work, plain
-from openai_api.accounts.usage_writer import Recorder
+from openai_api.accounts.usage import Asked, WorkRecord, plain
+from openai_api.accounts.usage_writer import UsageWriter
 from openai_api.errors import SERVER, ApiError
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Accounts:
         self.store = store
         self.clock = clock
         self._threads = ThreadPoolExecutor(4, "accounts")
-        self.recorder = Recorder(lambda tally: self.do(store.record, tally))
+        self.recorder = UsageWriter(lambda tally: self.do(store.record, tally))
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._recent: dict[str, deque[float]] = {}
         self._open: dict[str, int] = {}
@@ -74,7 +74,7 @@ class Accounts:
 
     # --- who it is ---------------------------------------------------------------------------------------------------
 
-    async def by_key(self, text: str) -> Caller:
+    async def by_key(self, text: str) -> Principal:
         """Raises: ApiError: the key is unknown, expired or revoked."""
         parsed = key_format.parse(text)
         key = await self._find(parsed.id) if parsed else None
@@ -111,7 +111,7 @@ class Accounts:
                 self._known.popitem(last=False)
         return key
 
-    async def by_visit(self, token: str) -> Caller | None:
+    async def by_visit(self, token: str) -> Principal | None:
         """Who has signed in with this browser; None: nobody, or not any longer."""
         try:
             person = await self.do(self.store.visitor, token, self.clock())
@@ -155,7 +155,7 @@ class Accounts:
         if left > 0:
             self._open[key.id] = left
 
-    def record(self, caller: Caller, model: str, prompt: int, work: Work, names: Mapping[str, str]) -> None:
+    def record(self, caller: Principal, model: str, prompt: int, work: WorkRecord, names: Mapping[str, str]) -> None:
         """Count a request that has ended, however it did, if the swarm has computed anything for it."""
         day, model = day_of(self.clock()), plain(model)
         person = caller.person.id if caller.person else 0
@@ -165,7 +165,7 @@ class Accounts:
         tally.add_served(day, model, work.by_server, names)
 
 
-class Turn:
+class MeteredRequest:
     """A request while it is answered. Without accounts it allows everything and counts nothing.
 
     Attributes:
@@ -174,7 +174,7 @@ class Turn:
     """
 
     def __init__(
-        self, accounts: Accounts | None, caller: Caller, model: str, names: Callable[[], Mapping[str, str]]
+        self, accounts: Accounts | None, caller: Principal, model: str, names: Callable[[], Mapping[str, str]]
     ) -> None:
         self._accounts = accounts
         self._caller = caller
@@ -182,7 +182,7 @@ class Turn:
         self._names = names
         self._sessions = 0
         self.prompt = 0
-        self.work = Work()
+        self.work = WorkRecord()
 
     async def __aenter__(self) -> Self:
         """Raises: ApiError: the key may not use the model, or not now."""
@@ -222,7 +222,7 @@ def unavailable(error: AccountsError) -> ApiError:
     return ApiError(503, message, kind=SERVER, code="accounts_unavailable", headers={"Retry-After": "5"})
 
 
-def limited(key: Key, refused: Refusal) -> ApiError:
+def limited(key: Key, refused: LimitExceeded) -> ApiError:
     if not refused.wait:
         return ApiError(400, f"The API key '{key.name}' is limited: {refused.why}.", code="too_many_sessions")
     message = f"The API key '{key.name}' is limited: {refused.why}. Try again in {refused.wait} s."

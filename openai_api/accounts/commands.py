@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from openai_api.accounts.limits import DAY, MOST_REQUESTS, Limits, day_of
+from openai_api.accounts.limits import DAY, MOST_REQUESTS, KeyLimits, day_of
 from openai_api.accounts.options import NONE, accounts_option
 from openai_api.accounts.principals import SCOPES, USING, Key, Person
 from routing.security import short_id
@@ -78,7 +78,7 @@ def create(
     now = time.time()
     wanted = set(scopes) or (set(SCOPES) if owner else set(USING))
     allowed = [model.strip() for model in models.split(",") if model.strip()] if models is not None else None
-    limits = Limits(requests_per_minute, tokens_per_day, sessions)
+    limits = KeyLimits(requests_per_minute, tokens_per_day, sessions)
     with opened(accounts) as store:
         person = store.person(whose or name) or store.add_person(whose or name, "owner" if owner else "member", now)
         if owner and person.role != "owner":

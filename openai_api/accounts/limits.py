@@ -13,7 +13,7 @@ MOST_REQUESTS = 6000  # a minute: their times are remembered
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class KeyLimits:
     """None: any number. `sessions` are generations at the same time: a request with `n=3` has three."""
 
     requests_per_minute: int | None = None
@@ -22,14 +22,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LimitExceeded:
     """`wait`: whole seconds until it is worth trying again; 0: never, as it was asked."""
 
     why: str
     wait: int
 
 
-def refusal(limits: Limits, recent: Sequence[float], tokens: int, now: float) -> Refusal | None:
+def refusal(limits: KeyLimits, recent: Sequence[float], tokens: int, now: float) -> LimitExceeded | None:
     """Whether another request may begin; None: it may.
 
     Args:
@@ -41,21 +41,21 @@ def refusal(limits: Limits, recent: Sequence[float], tokens: int, now: float) ->
         within = [begun for begun in recent if now - MINUTE < begun <= now]
         if len(within) >= most:
             wait = within[-most] + MINUTE - now if most else MINUTE
-            return Refusal(f"it may make {most} requests a minute", max(1, math.ceil(wait)))
+            return LimitExceeded(f"it may make {most} requests a minute", max(1, math.ceil(wait)))
     if limits.tokens_per_day is not None and tokens >= limits.tokens_per_day:
         why = f"it may use {limits.tokens_per_day} tokens a day, and has used {tokens}; the day ends at midnight UTC"
-        return Refusal(why, max(1, math.ceil(DAY - now % DAY)))
+        return LimitExceeded(why, max(1, math.ceil(DAY - now % DAY)))
     return None
 
 
-def crowding(limits: Limits, open_sessions: int, more: int) -> Refusal | None:
+def crowding(limits: KeyLimits, open_sessions: int, more: int) -> LimitExceeded | None:
     """Whether `more` sessions may begin beside those that are open; None: they may."""
     most = limits.sessions
     if most is None or open_sessions + more <= most:
         return None
     if more > most:
-        return Refusal(f"it may have {most} sessions at once, and this request alone needs {more}", 0)
-    return Refusal(f"it may have {most} sessions at once, and has {open_sessions}", 1)
+        return LimitExceeded(f"it may have {most} sessions at once, and this request alone needs {more}", 0)
+    return LimitExceeded(f"it may have {most} sessions at once, and has {open_sessions}", 1)
 
 
 def day_of(now: float) -> str:

@@ -24,7 +24,7 @@ accounts_option = click.option(
 
 
 @dataclass(frozen=True)
-class SigningIn:
+class OpenIdOptions:
     """What the options below say, by their names; `openid` None: nobody signs in."""
 
     openid: str | None = None

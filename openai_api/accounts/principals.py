@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openai_api.accounts.limits import Limits
+from openai_api.accounts.limits import KeyLimits
 
 Role = Literal["owner", "member"]
 SCOPES = ("inference", "console", "admin")
@@ -43,7 +43,7 @@ class Key:
     digest: bytes = field(repr=False)
     scopes: frozenset[str] = USING
     models: tuple[str, ...] | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: KeyLimits = field(default_factory=KeyLimits)
     created: float = 0.0
     expires: float | None = None
     revoked: float | None = None
@@ -74,7 +74,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Caller:
+class Principal:
     """Who makes a request.
 
     Attributes:
@@ -96,10 +96,10 @@ class Caller:
         return self.key is None or self.key.models is None or model in self.key.models
 
 
-def of_person(person: Person, key: Key | None = None) -> Caller:
+def of_person(person: Person, key: Key | None = None) -> Principal:
     """Somebody with an account, by a key or signed in."""
     scopes = EVERYTHING if key is None else key.scopes
-    return Caller(person, key, scopes, invites=person.role == "owner" and "admin" in scopes)
+    return Principal(person, key, scopes, invites=person.role == "owner" and "admin" in scopes)
 
 
 def scope_of(path: str) -> str:

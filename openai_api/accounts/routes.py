@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from openai_api.accounts.access import Accounts, unavailable
 from openai_api.accounts.database import AccountsError
-from openai_api.accounts.limits import DAY, MOST_REQUESTS, Limits, day_of
-from openai_api.accounts.principals import SCOPES, Caller, Key, Person
+from openai_api.accounts.limits import DAY, MOST_REQUESTS, KeyLimits, day_of
+from openai_api.accounts.principals import SCOPES, Key, Person, Principal
 from openai_api.errors import ApiError, invalid
 from swarm.errors import SwarmError
 
@@ -47,7 +47,7 @@ class NewMember(BaseModel):
     role: Literal["owner", "member"] = "member"
 
 
-class Change(BaseModel):
+class RoleChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["owner", "member"]
@@ -57,7 +57,7 @@ class Change(BaseModel):
 async def account(request: Request) -> Response:
     """Who asks, and what the page may offer. Open to everybody, so it says little to those whom nobody knows."""
     state = request.app.state
-    caller: Caller | None = request.state.caller
+    caller: Principal | None = request.state.caller
     found: dict[str, Any] = {
         "accounts": state.accounts is not None,
         "sign_in": "/api/sign-in" if state.sign_in is not None else None,
@@ -87,7 +87,7 @@ async def keys(request: Request) -> Response:
 async def create_key(body: NewKey, request: Request) -> Response:
     """The only answer that ever holds the key itself."""
     accounts, person = _person(request)
-    caller: Caller = request.state.caller
+    caller: Principal = request.state.caller
     if not set(body.scopes) <= caller.scopes:
         raise ApiError(403, "A key can give no more scopes than the caller has.", code="insufficient_scope")
     whose = person
@@ -98,7 +98,7 @@ async def create_key(body: NewKey, request: Request) -> Response:
             raise invalid(f"There is no member {body.person!r}.", "person")
         whose = found
     now = accounts.clock()
-    limits = Limits(body.requests_per_minute, body.tokens_per_day, body.sessions)
+    limits = KeyLimits(body.requests_per_minute, body.tokens_per_day, body.sessions)
     expires = None if body.expires is None else now + body.expires
     key, text = await _done(
         accounts, accounts.store.add_key, whose, body.name, body.scopes, now, body.models, limits, expires
@@ -136,7 +136,7 @@ async def add_member(body: NewMember, request: Request) -> Response:
 
 
 @router.patch("/members/{id}")
-async def change_member(id: int, body: Change, request: Request) -> Response:
+async def change_member(id: int, body: RoleChange, request: Request) -> Response:
     accounts, person = _person(request)
     _require_owner(person)
     await _done(accounts, accounts.store.set_role, id, body.role)

@@ -7,7 +7,7 @@ import time
 
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import connect, default_path
-from openai_api.accounts.options import NONE, SigningIn
+from openai_api.accounts.options import NONE, OpenIdOptions
 from openai_api.accounts.sign_in import Provider, SignIn, provider_of
 from openai_api.accounts.store import Store
 from swarm.errors import SwarmError
@@ -15,7 +15,7 @@ from swarm.errors import SwarmError
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
-def accounts_of(given: str | None, signing_in: SigningIn) -> Accounts | None:
+def accounts_of(given: str | None, signing_in: OpenIdOptions) -> Accounts | None:
     """None: there are none. Without a URL there are some once anybody was given one, or where people sign in.
 
     Raises:
@@ -35,10 +35,10 @@ def accounts_of(given: str | None, signing_in: SigningIn) -> Accounts | None:
     return Accounts(store)
 
 
-def provider(signing_in: SigningIn) -> Provider | None:
+def provider(signing_in: OpenIdOptions) -> Provider | None:
     """Raises: SwarmError: the options do not fit together."""
     if signing_in.openid is None:
-        if signing_in != SigningIn(url=signing_in.url):
+        if signing_in != OpenIdOptions(url=signing_in.url):
             raise SwarmError("--openid-... are of no use without --openid URL", 2)
         return None
     return provider_of(
@@ -54,7 +54,7 @@ def sign_in_of(wanted: Provider | None, accounts: Accounts | None, url: str) -> 
     return SignIn(wanted, accounts, url) if wanted is not None and accounts is not None else None
 
 
-def can_get_in(accounts: Accounts | None, signing_in: SigningIn) -> bool:
+def can_get_in(accounts: Accounts | None, signing_in: OpenIdOptions) -> bool:
     """Whether anybody has a key that is good, or can sign in."""
     if accounts is None:
         return False

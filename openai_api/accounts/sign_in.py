@@ -36,7 +36,7 @@ TIMEOUT = 10.0  # s for an answer of the provider
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
 
 
-class Refused(Exception):
+class SignInRefused(Exception):
     """Somebody may not come in; the text is for them."""
 
 
@@ -121,7 +121,7 @@ class SignIn:
             if old := request.cookies.get(self.cookie):
                 await self._accounts.do(self._accounts.store.end_visit, old)
             token = await self._accounts.do(self._accounts.store.begin_visit, person.id, now, now + VISIT_LASTS)
-        except Refused as refused:
+        except SignInRefused as refused:
             return self._failed(403, str(refused), refused)
         except AccountsError as error:
             return self._failed(503, "The accounts cannot be read now.", error)
@@ -165,7 +165,7 @@ class SignIn:
             claims = {**more, **claims} if more.get("sub") == claims["sub"] else claims
         email = plain(str(claims.get("email") or "")).strip().lower()
         if "@" not in email or claims.get("email_verified") is not True:
-            raise Refused("The provider names no e-mail address of yours that it has verified.")
+            raise SignInRefused("The provider names no e-mail address of yours that it has verified.")
         store, provider = self._accounts.store, self._provider
         person = await self._accounts.do(
             store.sign_in,
@@ -177,7 +177,7 @@ class SignIn:
             provider.admits(email),
         )
         if person is None:
-            raise Refused(f"{email} has no account here. Ask an owner of this gateway to add it.")
+            raise SignInRefused(f"{email} has no account here. Ask an owner of this gateway to add it.")
         return person
 
     def _failed(self, status: int, message: str, error: Exception) -> Response:

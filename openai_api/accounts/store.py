@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from openai_api.accounts import key_format
 from openai_api.accounts.database import clear_errors, writing
 from openai_api.accounts.key_format import KeyText
-from openai_api.accounts.limits import Limits
+from openai_api.accounts.limits import KeyLimits
 from openai_api.accounts.principals import Key, Person, Role
 from openai_api.accounts.schema import KeyRow, PersonRow, ServedRow, UsageRow, VisitRow
 from openai_api.accounts.usage import Tally
@@ -109,11 +109,11 @@ class Store:
         scopes: Collection[str],
         now: float,
         models: Sequence[str] | None = None,
-        limits: Limits | None = None,
+        limits: KeyLimits | None = None,
         expires: float | None = None,
     ) -> tuple[Key, KeyText]:
         """A new key, and its text, which is never to be had again."""
-        text, limits = key_format.draw(), limits or Limits()
+        text, limits = key_format.draw(), limits or KeyLimits()
         with self._writes() as session:
             row = KeyRow(
                 id=text.id,
@@ -275,7 +275,7 @@ def _key(row: KeyRow) -> Key:
         digest=row.digest,
         scopes=frozenset(row.scopes),
         models=tuple(row.models) if row.models is not None else None,
-        limits=Limits(row.requests_per_minute, row.tokens_per_day, row.sessions),
+        limits=KeyLimits(row.requests_per_minute, row.tokens_per_day, row.sessions),
         created=row.created,
         expires=row.expires,
         revoked=row.revoked,

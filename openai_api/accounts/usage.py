@@ -73,7 +73,7 @@ class Tally:
 
 
 @dataclass
-class Work:
+class WorkRecord:
     """What the swarm has computed for one request.
 
     Attributes:
@@ -108,7 +108,7 @@ class Share:
     be known, and counts for nobody.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: WorkRecord) -> None:
         self._work = work
         self._before: tuple[wire.Hop, ...] = ()
         self._route: tuple[wire.Hop, ...] = ()

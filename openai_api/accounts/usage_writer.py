@@ -15,7 +15,7 @@ PAUSE = 2.0  # s between two writings
 LONGEST = 60.0  # s between two attempts while the database fails
 
 
-class Recorder:
+class UsageWriter:
     """Belongs to one event loop.
 
     What cannot be written (the disk is full, the database is locked or away) is kept in memory, added up by day, and

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from openai_api.console.events import Happening, happened
+from openai_api.console.events import SwarmEvent, happened
 from openai_api.errors import ApiError, too_many_requests
 from openai_api.generation.generation import Answer, sse
 from openai_api.http.auth import is_loopback
@@ -35,7 +35,7 @@ ANSWERS = 512  # of which the route is kept; nothing else of them is
 LONGEST_INVITATION = 7 * 86400.0  # s
 
 
-class Source(Protocol):
+class ConsoleSource(Protocol):
     """What the console needs of the swarm; `swarm.AsyncSwarmClient` offers it."""
 
     @property
@@ -54,7 +54,9 @@ class Console:
         clock: seconds since the epoch.
     """
 
-    def __init__(self, source: Source, key: AdminKey | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, source: ConsoleSource, key: AdminKey | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._source = source
         self._key = key
         self._clock = clock
@@ -78,7 +80,7 @@ class Console:
                 await self._tell(await self.snapshot() if self._watchers else self._state, news)
             await asyncio.sleep(LOOK)
 
-    async def _tell(self, state: Json, news: Sequence[Happening]) -> None:
+    async def _tell(self, state: Json, news: Sequence[SwarmEvent]) -> None:
         async with self._told:
             for happening in news:
                 self._newest = next(self._numbers)

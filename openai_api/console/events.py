@@ -10,11 +10,11 @@ from routing import wire
 from routing.view import View
 from swarm import ServedModel
 
-Mood = Literal["good", "plain", "bad"]
+Severity = Literal["good", "plain", "bad"]
 
 
 @dataclass(frozen=True)
-class Happening:
+class SwarmEvent:
     """
     Attributes:
         kind: for programs: joined, ready, draining, moved, restarted, left, gap, complete, router, router-left,
@@ -24,12 +24,12 @@ class Happening:
 
     kind: str
     text: str
-    mood: Mood = "plain"
+    mood: Severity = "plain"
     model: str = ""
     server: str = ""
 
 
-def happened(before: Sequence[ServedModel], after: Sequence[ServedModel], old: View, new: View) -> list[Happening]:
+def happened(before: Sequence[ServedModel], after: Sequence[ServedModel], old: View, new: View) -> list[SwarmEvent]:
     """Causes come before effects: a server is lost, then its blocks are missing."""
     known, now = _servers(before), _servers(after)
     happenings = [_left(server) for key, server in known.items() if key not in now]
@@ -38,34 +38,34 @@ def happened(before: Sequence[ServedModel], after: Sequence[ServedModel], old: V
     gaps = {model.name: model.missing for model in before}
     for model in after:
         happenings += _coverage(model.name, gaps.pop(model.name, None), model.missing)
-    happenings += [Happening("gap", f"{name} has no server left", "bad", name) for name in gaps]
+    happenings += [SwarmEvent("gap", f"{name} has no server left", "bad", name) for name in gaps]
     return [*happenings, *_places(old, new)]
 
 
-def _servers(models: Iterable[ServedModel]) -> dict[str, wire.Server]:
+def _servers(models: Iterable[ServedModel]) -> dict[str, wire.ServerInfo]:
     return {server.key: server for model in models for server in model.servers}
 
 
-def _about(kind: str, server: wire.Server, text: str, mood: Mood = "plain") -> Happening:
-    return Happening(kind, f"{server.name} {text}", mood, server.model, server.key)
+def _about(kind: str, server: wire.ServerInfo, text: str, mood: Severity = "plain") -> SwarmEvent:
+    return SwarmEvent(kind, f"{server.name} {text}", mood, server.model, server.key)
 
 
-def _blocks(server: wire.Server) -> str:
+def _blocks(server: wire.ServerInfo) -> str:
     return f"blocks {server.start}:{server.end} of {server.model}"
 
 
-def _left(server: wire.Server) -> Happening:
-    mood: Mood = "plain" if server.state == "draining" else "bad"
+def _left(server: wire.ServerInfo) -> SwarmEvent:
+    mood: Severity = "plain" if server.state == "draining" else "bad"
     return _about("left", server, f"left; it had {_blocks(server)}", mood)
 
 
-def _joined(server: wire.Server) -> list[Happening]:
+def _joined(server: wire.ServerInfo) -> list[SwarmEvent]:
     if server.state == "ready":
         return [_about("ready", server, f"joined and serves {_blocks(server)}", "good")]
     return [_about("joined", server, f"joined and loads {_blocks(server)}")]
 
 
-def _changed(old: wire.Server, new: wire.Server) -> Iterator[Happening]:
+def _changed(old: wire.ServerInfo, new: wire.ServerInfo) -> Iterator[SwarmEvent]:
     if new.instance != old.instance:
         yield _about("restarted", new, "was started again")
     if (new.model, new.start, new.end) != (old.model, old.start, old.end):
@@ -82,26 +82,26 @@ def _changed(old: wire.Server, new: wire.Server) -> Iterator[Happening]:
 
 def _coverage(
     name: str, before: Sequence[tuple[int, int]] | None, after: Sequence[tuple[int, int]]
-) -> Iterator[Happening]:
+) -> Iterator[SwarmEvent]:
     if after and after != before:
         spans = ", ".join(f"{start}:{end}" for start, end in after)
-        mood: Mood = "plain" if before is None or _within(after, before) else "bad"
-        yield Happening("gap", f"blocks {spans} of {name} have no server", mood, name)
+        mood: Severity = "plain" if before is None or _within(after, before) else "bad"
+        yield SwarmEvent("gap", f"blocks {spans} of {name} have no server", mood, name)
     elif not after and (before is None or before):
-        yield Happening("complete", f"{name} is complete: every block is served", "good", name)
+        yield SwarmEvent("complete", f"{name} is complete: every block is served", "good", name)
 
 
 def _within(spans: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:
     return all(any(low <= start and end <= high for low, high in others) for start, end in spans)
 
 
-def _places(old: View, new: View) -> Iterator[Happening]:
+def _places(old: View, new: View) -> Iterator[SwarmEvent]:
     for key, router in new.routers.items():
         if key not in old.routers:
-            yield Happening("router", f"the router {router.name} is there", "good")
+            yield SwarmEvent("router", f"the router {router.name} is there", "good")
     for key, router in old.routers.items():
         if key not in new.routers:
-            yield Happening("router-left", f"the router {router.name} left", "bad")
+            yield SwarmEvent("router-left", f"the router {router.name} left", "bad")
     for key, site in new.directories.items():
         if key not in old.directories:
-            yield Happening("directory", f"the directory {site.name} is there", "good")
+            yield SwarmEvent("directory", f"the directory {site.name} is there", "good")

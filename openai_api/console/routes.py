@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from openai_api.console.console import Console, seen_by
 from openai_api.errors import ApiError
 from openai_api.http.auth import own_page
-from openai_api.http.disconnects import EventStream, attended
+from openai_api.http.disconnects import EventStream, run_until_disconnect
 
 router = APIRouter(prefix="/api", include_in_schema=False)
 
@@ -44,7 +44,7 @@ async def events(request: Request) -> Response:
     state = request.app.state
     stream = _console(request).events(request.state.caller.invites)
     try:
-        first = await attended(anext(stream), request.receive, state.closing)
+        first = await run_until_disconnect(anext(stream), request.receive, state.closing)
     except BaseException:
         await stream.aclose()
         raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from openai_api.generation.stops import StopScanner
-from openai_api.generation.tool_parser import CallPart, CallReader
+from openai_api.generation.tool_parser import ToolCallDelta, ToolCallParser
 from routing import wire
 from swarm.tokenizer import Tokenizer
 
@@ -16,7 +16,7 @@ Finish = Literal["", "stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TokenEntry:
     """A token of the text, for log-probabilities.
 
     Attributes:
@@ -32,7 +32,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ChoicePiece:
     """A step of a choice: what can be shown now.
 
     Attributes:
@@ -45,11 +45,11 @@ class Piece:
     """
 
     text: str = ""
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[TokenEntry, ...] = ()
     tokens: tuple[int, ...] = ()
     finish: Finish = ""
     stop: str = ""
-    calls: tuple[CallPart, ...] = ()
+    calls: tuple[ToolCallDelta, ...] = ()
 
 
 class Choice:
@@ -68,25 +68,25 @@ class Choice:
         tokenizer: Tokenizer | None,
         stops: Sequence[str] = (),
         echo: int = 0,
-        reader: CallReader | None = None,
+        reader: ToolCallParser | None = None,
         keep: Collection[int] = (),
     ) -> None:
         self._detokenizer = tokenizer.detokenizer(keep=keep) if tokenizer else None
         self._reader = reader
         self._scanner = StopScanner(stops)
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[TokenEntry] = deque()
         self._read = echo  # characters of the choice as far as the detokenizer knows it
         self._shown = echo  # characters that were let through
 
-    def push(self, step: wire.Token) -> Piece:
+    def push(self, step: wire.Token) -> ChoicePiece:
         """Take the next token; the piece's `finish` is set when it was the last one."""
         return self._with_calls(self._push(step))
 
-    def end(self) -> Piece:
+    def end(self) -> ChoicePiece:
         """The last piece where no token says that it is the last."""
         return self._with_calls(self._end("length", ()))
 
-    def _with_calls(self, piece: Piece) -> Piece:
+    def _with_calls(self, piece: ChoicePiece) -> ChoicePiece:
         if self._reader is None:
             return piece
         text, calls = self._reader.push(piece.text)
@@ -98,27 +98,27 @@ class Choice:
             finish = "tool_calls" if finish == "stop" and self._reader.calls else finish
         return replace(piece, text=text, finish=finish, calls=tuple(calls))
 
-    def _push(self, step: wire.Token) -> Piece:
+    def _push(self, step: wire.Token) -> ChoicePiece:
         if step.finish == "stop":
             return self._end("stop", (step.token,))
-        self._waiting.append(Entry(step.token, self._read, step.logprob, step.top))
+        self._waiting.append(TokenEntry(step.token, self._read, step.logprob, step.top))
         text = self._let_through(self._detokenizer.push(step.token) if self._detokenizer else "")
         if self._scanner.found is not None:
-            return Piece(text, self._ready(cut=True), (step.token,), "stop", self._scanner.found)
+            return ChoicePiece(text, self._ready(cut=True), (step.token,), "stop", self._scanner.found)
         if step.finish == "length":
             last = self._end("length", (step.token,))
             return replace(last, text=text + last.text)
-        return Piece(text, self._ready(), (step.token,))
+        return ChoicePiece(text, self._ready(), (step.token,))
 
-    def _end(self, finish: Finish, tokens: tuple[int, ...]) -> Piece:
+    def _end(self, finish: Finish, tokens: tuple[int, ...]) -> ChoicePiece:
         text = self._let_through(self._detokenizer.flush() if self._detokenizer else "")
         if self._scanner.found is not None:
-            return Piece(text, self._ready(cut=True), tokens, "stop", self._scanner.found)
+            return ChoicePiece(text, self._ready(cut=True), tokens, "stop", self._scanner.found)
         held = self._scanner.flush()
         self._shown += len(held)
         entries = tuple(self._waiting)
         self._waiting.clear()
-        return Piece(text + held, entries, tokens, finish)
+        return ChoicePiece(text + held, entries, tokens, finish)
 
     def _let_through(self, text: str) -> str:
         self._read += len(text)
@@ -126,7 +126,7 @@ class Choice:
         self._shown += len(shown)
         return shown
 
-    def _ready(self, cut: bool = False) -> tuple[Entry, ...]:
+    def _ready(self, cut: bool = False) -> tuple[TokenEntry, ...]:
         """The entries whose text begins in what is shown. After a cut the others will never be."""
         ready = []
         while self._waiting and (self._waiting[0].offset < self._shown or self._detokenizer is None):

@@ -15,7 +15,7 @@ from swarm.tokenizer import Tokenizer
 Step = wire.Token | Notice
 
 
-class Session(Protocol):
+class EngineSession(Protocol):
     """A sequence that is driven step by step."""
 
     async def __aenter__(self) -> Self: ...
@@ -50,7 +50,7 @@ class Engine(Protocol):
         """An async generator; closing it ends the session on every hop."""
         ...
 
-    def session(self, model: str, max_length: int) -> Session: ...
+    def session(self, model: str, max_length: int) -> EngineSession: ...
 
     async def verify(
         self,

@@ -1,6 +1,6 @@
 """An answer while it is made: the choices that the swarm generates side by side, whole or as a stream of events.
 
-How it is written down is the matter of an `Output`: chunks of OpenAI's chat and completions
+How it is written down is the matter of an `AnswerFormat`: chunks of OpenAI's chat and completions
 (`openai_api.protocol.chunks`), of its responses, of Anthropic's messages. A stream is server-sent events. Comments
 (lines that begin with a colon) carry the swarm's notices and keep quiet connections open; clients skip them.
 """
@@ -14,15 +14,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from openai_api.accounts.usage import Work
+from openai_api.accounts.usage import WorkRecord
 from openai_api.errors import ApiError
-from openai_api.generation.choice import Choice, Entry, Piece
+from openai_api.generation.choice import Choice, ChoicePiece, TokenEntry
 from openai_api.generation.engine import Engine, Step
 from openai_api.generation.merging import Quiet, merged
 from openai_api.generation.metrics import Metrics
 from openai_api.generation.prompt_logprobs import offsets_of, scored
-from openai_api.generation.tool_formats import Family
-from openai_api.generation.tool_parser import CallReader, merged_calls
+from openai_api.generation.tool_formats import ToolFormat
+from openai_api.generation.tool_parser import ToolCallParser, merged_calls
 from routing import wire
 from swarm import Notice, Routed, Sampling
 from swarm.client.verify import passed
@@ -38,7 +38,7 @@ QUIET = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChoicePlan:
     """What the swarm is asked to do for one choice.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Calling:
+class ToolOptions:
     """The functions that an answer may call.
 
     Attributes:
@@ -60,19 +60,19 @@ class Calling:
         keep: special tokens that begin or end calls.
     """
 
-    family: Family
+    family: ToolFormat
     names: frozenset[str]
     most: int
     keep: frozenset[int]
 
-    def reader(self) -> CallReader:
-        return CallReader(self.family.syntax, self.names, self.most, self.family.new_id)
+    def reader(self) -> ToolCallParser:
+        return ToolCallParser(self.family.syntax, self.names, self.most, self.family.new_id)
 
 
-class Stream(Protocol):
+class StreamWriter(Protocol):
     """Writes the events of one answer."""
 
-    def piece(self, index: int, piece: Piece) -> Iterator[bytes]:
+    def piece(self, index: int, piece: ChoicePiece) -> Iterator[bytes]:
         """What comes with the next piece of a choice."""
         ...
 
@@ -81,14 +81,14 @@ class Stream(Protocol):
         ...
 
 
-class Output(Protocol):
+class AnswerFormat(Protocol):
     """How an API writes an answer down."""
 
-    def body(self, answer: Answer, pieces: Sequence[Piece], used: int) -> Json:
+    def body(self, answer: Answer, pieces: Sequence[ChoicePiece], used: int) -> Json:
         """An answer that is not streamed: one piece for each choice."""
         ...
 
-    def stream(self, answer: Answer) -> Stream: ...
+    def stream(self, answer: Answer) -> StreamWriter: ...
 
     def failure(self, problem: ApiError) -> bytes:
         """The last event of a stream that failed after it had begun."""
@@ -113,25 +113,25 @@ class Answer:
     model: str
     created: int
     fingerprint: str
-    output: Output
-    plans: tuple[Plan, ...]
+    output: AnswerFormat
+    plans: tuple[ChoicePlan, ...]
     tokenizer: Tokenizer | None
     stops: tuple[str, ...]
     prompt_tokens: int
     token_ids: bool
     usage: bool
     checks: int = 0
-    calling: Calling | None = None
+    calling: ToolOptions | None = None
     notices: list[Notice] = field(default_factory=list, compare=False)
-    work: Work = field(default_factory=Work, compare=False)
+    work: WorkRecord = field(default_factory=WorkRecord, compare=False)
 
 
 async def whole(answer: Answer, engine: Engine, metrics: Metrics) -> Json:
     """The body of an answer that is not streamed."""
-    parts: list[list[Piece]] = [[] for _ in answer.plans]
+    parts: list[list[ChoicePiece]] = [[] for _ in answer.plans]
     async with aclosing(_items(answer, engine, metrics)) as items:
         async for item in items:
-            if not isinstance(item, Quiet) and isinstance(item[1], Piece):
+            if not isinstance(item, Quiet) and isinstance(item[1], ChoicePiece):
                 parts[item[0]].append(item[1])
     pieces = [joined(each) for each in parts]
     return answer.output.body(answer, pieces, sum(len(piece.tokens) for piece in pieces))
@@ -154,7 +154,7 @@ async def events(answer: Answer, engine: Engine, metrics: Metrics, quiet: float 
                     begun = True
                 case (_, Notice(text)):
                     waiting.append(_comment(text))
-                case (index, Piece() as piece):
+                case (index, ChoicePiece() as piece):
                     waiting.extend(stream.piece(index, piece))
                     used += len(piece.tokens)
                     begun = True
@@ -166,9 +166,9 @@ async def events(answer: Answer, engine: Engine, metrics: Metrics, quiet: float 
         yield event
 
 
-def joined(pieces: Sequence[Piece]) -> Piece:
+def joined(pieces: Sequence[ChoicePiece]) -> ChoicePiece:
     """All pieces of a choice as one, with whole calls."""
-    return Piece(
+    return ChoicePiece(
         "".join(piece.text for piece in pieces),
         tuple(entry for piece in pieces for entry in piece.entries),
         tuple(token for piece in pieces for token in piece.tokens),
@@ -178,7 +178,7 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     )
 
 
-def top_of(entry: Entry) -> list[tuple[int, float]]:
+def top_of(entry: TokenEntry) -> list[tuple[int, float]]:
     """The likeliest tokens with log-probabilities that JSON can hold."""
     return [(token, number(logprob)) for token, logprob in entry.top]
 
@@ -198,21 +198,23 @@ def _comment(text: str) -> bytes:
     return f": {' '.join(text.split())}\n\n".encode()
 
 
-async def _echo(answer: Answer, plan: Plan, text: str, engine: Engine) -> Piece:
+async def _echo(answer: Answer, plan: ChoicePlan, text: str, engine: Engine) -> ChoicePiece:
     top = plan.sampling.logprobs
     if top < 0:
-        return Piece(text)
+        return ChoicePiece(text)
     offsets = offsets_of(answer.tokenizer, plan.input_ids, len(text))
-    return Piece(text, tuple(await scored(engine, answer.model, plan.input_ids, top, offsets, answer.work)))
+    return ChoicePiece(text, tuple(await scored(engine, answer.model, plan.input_ids, top, offsets, answer.work)))
 
 
 def _items(
     answer: Answer, engine: Engine, metrics: Metrics, quiet: float = QUIET
-) -> AsyncGenerator[tuple[int, Piece | Notice] | Quiet, None]:
+) -> AsyncGenerator[tuple[int, ChoicePiece | Notice] | Quiet, None]:
     return merged([_pieces(answer, plan, engine, metrics) for plan in answer.plans], AT_ONCE, quiet)
 
 
-async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) -> AsyncGenerator[Piece | Notice, None]:
+async def _pieces(
+    answer: Answer, plan: ChoicePlan, engine: Engine, metrics: Metrics
+) -> AsyncGenerator[ChoicePiece | Notice, None]:
     """One choice, until it ends."""
     if plan.echo is not None:
         yield await _echo(answer, plan, plan.echo, engine)
@@ -233,7 +235,7 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
         engine.stream(answer.model, plan.input_ids, max_new_tokens=plan.max_new_tokens, sampling=plan.sampling),
     )
     share = answer.work.share()
-    last: Piece | None = None
+    last: ChoicePiece | None = None
     tokens: list[wire.Token] = []
     route: Sequence[wire.Hop] = ()
     with metrics.generation(answer.model) as timed:
@@ -265,7 +267,7 @@ async def _pieces(answer: Answer, plan: Plan, engine: Engine, metrics: Metrics) 
 
 
 async def _verified(
-    answer: Answer, plan: Plan, route: Sequence[wire.Hop], tokens: Sequence[wire.Token], engine: Engine
+    answer: Answer, plan: ChoicePlan, route: Sequence[wire.Hop], tokens: Sequence[wire.Token], engine: Engine
 ) -> Notice:
     """Raises: SwarmError: servers disagree about the choice, or there is none to ask."""
     verdicts = []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai_api.generation.tool_formats import Family
+from openai_api.generation.tool_formats import ToolFormat
 from swarm.grammar import guided
 
 MOST_CALLS = 16  # of one answer
@@ -19,7 +19,7 @@ Schema = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Function:
+class GrammarFunction:
     """A function that may be called. `strict`: the arguments must fit the schema even where no call is asked for."""
 
     name: str
@@ -28,8 +28,8 @@ class Function:
 
 
 def calls(
-    family: Family,
-    functions: Sequence[Function],
+    family: ToolFormat,
+    functions: Sequence[GrammarFunction],
     special: Callable[[str], int | None],
     *,
     required: bool,
@@ -55,7 +55,9 @@ def calls(
 
 
 class _Writer:
-    def __init__(self, family: Family, functions: Sequence[Function], special: Callable[[str], int | None]) -> None:
+    def __init__(
+        self, family: ToolFormat, functions: Sequence[GrammarFunction], special: Callable[[str], int | None]
+    ) -> None:
         self._family = family
         self._special = special
         self.rules = [f"object: {' | '.join(f'object_{i}' for i in range(len(functions)))}"]

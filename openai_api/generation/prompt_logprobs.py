@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from openai_api.accounts.usage import Work
-from openai_api.generation.choice import Entry
+from openai_api.accounts.usage import WorkRecord
+from openai_api.generation.choice import TokenEntry
 from openai_api.generation.engine import Engine
 from swarm.tokenizer import Tokenizer
 
@@ -17,8 +17,8 @@ PART = 64  # tokens whose logits are held at a time: 50 MB for a vocabulary of 2
 
 
 async def scored(
-    engine: Engine, model: str, ids: Sequence[int], top: int, offsets: Sequence[int], work: Work
-) -> list[Entry]:
+    engine: Engine, model: str, ids: Sequence[int], top: int, offsets: Sequence[int], work: WorkRecord
+) -> list[TokenEntry]:
     """The tokens of a prompt with their log-probabilities under the model.
 
     Args:
@@ -26,7 +26,7 @@ async def scored(
         offsets: as `offsets_of` gives them.
         work: is told what the swarm computes for it.
     """
-    entries = [Entry(ids[0], offsets[0], None, ())]
+    entries = [TokenEntry(ids[0], offsets[0], None, ())]
     async with engine.session(model, len(ids)) as session:
         for start in range(0, len(ids) - 1, PART):
             # The logits of one position say how likely the next token is.
@@ -35,7 +35,7 @@ async def scored(
             work.computed(session.route, len(part))
             found = await asyncio.to_thread(logprobs_of, logits[: len(following)], following, top)
             entries += [
-                Entry(token, offset, logprob, best)
+                TokenEntry(token, offset, logprob, best)
                 for token, offset, (logprob, best) in zip(following, offsets[start + 1 :], found, strict=False)
             ]
     return entries

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai_api.generation.tool_parser import Syntax
+from openai_api.generation.tool_parser import CallSyntax
 
 Message = dict[str, Any]
 
-_TAGS = Syntax("<tool_call>", "</tool_call>")
+_TAGS = CallSyntax("<tool_call>", "</tool_call>")
 _GENERIC = """You are provided with function signatures within <tools></tools> XML tags. You may call one or more \
 functions to assist with the user query.
 
@@ -32,7 +32,7 @@ For each function call return a JSON object with function name and arguments wit
 
 
 @dataclass(frozen=True)
-class Family:
+class ToolFormat:
     """
     Attributes:
         native: the model's template knows functions.
@@ -44,7 +44,7 @@ class Family:
     """
 
     name: str
-    syntax: Syntax
+    syntax: CallSyntax
     native: bool = True
     arguments: str = "arguments"
     before: str = ""
@@ -64,15 +64,15 @@ class Family:
         return hashlib.sha256(given.encode()).hexdigest()[:9]
 
 
-HERMES = Family("hermes", _TAGS, before="\n", between="\n", after="\n", wrapped=True)
-GENERIC = Family("generic", _TAGS, native=False, before="\n", between="\n", after="\n", wrapped=True)
-MISTRAL = Family("mistral", Syntax("[TOOL_CALLS]", "]", " \t\r\n[,"), before="[", between=", ", short_ids=True)
-LLAMA3 = Family(
-    "llama3", Syntax("", "", " \t\r\n;", "<|python_tag|>"), arguments="parameters", between="; ", parallel=False
+HERMES = ToolFormat("hermes", _TAGS, before="\n", between="\n", after="\n", wrapped=True)
+GENERIC = ToolFormat("generic", _TAGS, native=False, before="\n", between="\n", after="\n", wrapped=True)
+MISTRAL = ToolFormat("mistral", CallSyntax("[TOOL_CALLS]", "]", " \t\r\n[,"), before="[", between=", ", short_ids=True)
+LLAMA3 = ToolFormat(
+    "llama3", CallSyntax("", "", " \t\r\n;", "<|python_tag|>"), arguments="parameters", between="; ", parallel=False
 )
 
 
-def family_of(template: str) -> Family:
+def family_of(template: str) -> ToolFormat:
     """By what a chat template contains. Formats that are no JSON objects are not known; those models get `GENERIC`."""
     if "[TOOL_CALLS]" in template and "[ARGS]" not in template:
         return MISTRAL
@@ -84,7 +84,7 @@ def family_of(template: str) -> Family:
 
 
 def prepared(
-    family: Family, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    family: ToolFormat, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Message], dict[str, Any]]:
     """Messages and further arguments for the model's template.
 
@@ -104,7 +104,7 @@ def prepared(
     return plain, {}
 
 
-def _with_ids(family: Family, message: Message) -> Message:
+def _with_ids(family: ToolFormat, message: Message) -> Message:
     changed = dict(message)
     if "tool_call_id" in changed:
         changed["tool_call_id"] = family.id_of(changed["tool_call_id"])

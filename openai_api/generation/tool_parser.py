@@ -12,7 +12,7 @@ ARGUMENTS = ("arguments", "parameters")  # what families call them
 
 
 @dataclass(frozen=True, slots=True)
-class CallPart:
+class ToolCallDelta:
     """A part of a function call.
 
     Attributes:
@@ -29,7 +29,7 @@ class CallPart:
 
 
 @dataclass(frozen=True)
-class Syntax:
+class CallSyntax:
     """How a family of models writes calls: `opening`, objects between `separators`, `closing`.
 
     Attributes:
@@ -47,7 +47,7 @@ class Syntax:
         return tuple(filter(None, (self.opening, self.closing, self.alternative)))
 
 
-class CallReader:
+class ToolCallParser:
     """Divides an answer into text and calls.
 
     An object that is no call of a known function stays text.
@@ -58,7 +58,7 @@ class CallReader:
         new_id: makes the id of a call.
     """
 
-    def __init__(self, syntax: Syntax, names: Collection[str], most: int, new_id: Callable[[], str]) -> None:
+    def __init__(self, syntax: CallSyntax, names: Collection[str], most: int, new_id: Callable[[], str]) -> None:
         self._syntax = syntax
         self._names = names
         self._most = most
@@ -68,7 +68,7 @@ class CallReader:
         self._begun = False  # something but white space has come
         self._opened = ""  # what opened the calls, as long as none has followed
         self._object: _Object | None = None
-        self._current: CallPart | None = None  # the first part of the call that is being read
+        self._current: ToolCallDelta | None = None  # the first part of the call that is being read
         self._given = 0  # characters of its arguments
         self.calls = 0
 
@@ -76,11 +76,11 @@ class CallReader:
     def complete(self) -> bool:
         return self.calls >= self._most and self._object is None
 
-    def push(self, text: str) -> tuple[str, list[CallPart]]:
+    def push(self, text: str) -> tuple[str, list[ToolCallDelta]]:
         """The text and the parts of calls that have become certain."""
         self._held += text
         shown = ""
-        parts: list[CallPart] = []
+        parts: list[ToolCallDelta] = []
         while self._held and not self.complete:
             before = (self._held, self._inside, self._object)
             if self._object is not None:
@@ -138,12 +138,12 @@ class CallReader:
             return text
         return ""
 
-    def _read(self, parts: list[CallPart]) -> str:
+    def _read(self, parts: list[ToolCallDelta]) -> str:
         assert self._object is not None
         read, self._held = self._object, self._object.push(self._held)
         name = read.name
         if self._current is None and name in self._names and (read.done or read.arguments.startswith("{")):
-            self._current = CallPart(self.calls, self._new_id(), name, "", first=True)
+            self._current = ToolCallDelta(self.calls, self._new_id(), name, "", first=True)
             parts.append(self._current)
             self.calls += 1
             self._given, self._opened = 0, ""
@@ -151,7 +151,7 @@ class CallReader:
             arguments = read.arguments or ("{}" if read.done else "")
             if new := arguments[self._given :]:
                 self._given = len(arguments)
-                parts.append(CallPart(self._current.index, self._current.id, name, new, first=False))
+                parts.append(ToolCallDelta(self._current.index, self._current.id, name, new, first=False))
         if not read.done:
             return ""
         text = "" if self._current is not None else self._opened + read.raw
@@ -238,8 +238,8 @@ def _text(literal: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def merged_calls(parts: Collection[CallPart]) -> Iterator[CallPart]:
+def merged_calls(parts: Collection[ToolCallDelta]) -> Iterator[ToolCallDelta]:
     """Whole calls out of their parts."""
     for first in (part for part in parts if part.first):
         arguments = "".join(part.arguments for part in parts if part.index == first.index)
-        yield CallPart(first.index, first.id, first.name, arguments, first=True)
+        yield ToolCallDelta(first.index, first.id, first.name, arguments, first=True)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openai_api.accounts import key_format
 from openai_api.accounts.access import Accounts, unauthorised
-from openai_api.accounts.principals import USING, Caller, scope_of
+from openai_api.accounts.principals import USING, Principal, scope_of
 from openai_api.errors import ApiError
 from openai_api.protocol.messages import body_of
 
@@ -39,7 +39,7 @@ def host_of(header: str) -> str:
     return header.partition(":")[0]
 
 
-class Guard:
+class AuthMiddleware:
     """Lets requests through to `app`, or answers them with an error.
 
     With a key or with accounts: requests that carry a key as `Authorization: Bearer KEY`, or as `X-Api-Key: KEY`
@@ -69,7 +69,7 @@ class Guard:
         self._open = OPEN | open_paths
         self._key = key.encode() if key else None
         self._accounts = accounts
-        self._holder = Caller(scopes=USING | {"admin"} if invites else USING, invites=invites)
+        self._holder = Principal(scopes=USING | {"admin"} if invites else USING, invites=invites)
         self._cookie = cookie
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,11 +91,11 @@ class Guard:
         body = body_of(problem, scope["path"], scope["state"].get("request_id", ""))
         await JSONResponse(body, problem.status, problem.headers)(scope, receive, send)
 
-    async def _caller(self, request: HTTPConnection) -> Caller:
+    async def _caller(self, request: HTTPConnection) -> Principal:
         """Raises: ApiError: nobody who may come in."""
         if self._key is None and self._accounts is None:
             if is_loopback(host_of(request.headers.get("host", ""))):
-                return Caller()
+                return Principal()
             message = "Without an API key this gateway answers only requests addressed to this machine (127.0.0.1)."
             raise ApiError(403, message, code="wrong_host")
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
@@ -133,7 +133,7 @@ def own_page(request: HTTPConnection) -> bool | None:
     return None if named is None else urlsplit(named).netloc.lower() == request.headers.get("host", "").lower()
 
 
-def require(caller: Caller, scope: str) -> None:
+def require(caller: Principal, scope: str) -> None:
     """Raises: ApiError: the caller's key lacks the scope."""
     if scope and scope not in caller.scopes:
         message = f"This API key lacks the scope '{scope}', which this request needs."

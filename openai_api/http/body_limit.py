@@ -9,7 +9,7 @@ LIMIT = 8 << 20  # bytes; a prompt of a million tokens is about half of it
 PATIENCE = 8  # how many times the limit is read and thrown away, so that the client gets to read the answer
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Raises status 413 where the body is read, once it is longer than `limit` bytes."""
 
     def __init__(self, app: ASGIApp, limit: int = LIMIT) -> None:

@@ -19,7 +19,7 @@ LONGEST = 60  # s that a caller is told to wait
 MEMORY = 0.9  # of what was known of durations before
 
 
-class Room:
+class RequestQueue:
     """Belongs to one event loop.
 
     Args:

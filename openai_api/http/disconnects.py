@@ -21,7 +21,7 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was complete."""
 
 
-async def attended(work: Awaitable[T], receive: Receive, closing: asyncio.Event) -> T:
+async def run_until_disconnect(work: Awaitable[T], receive: Receive, closing: asyncio.Event) -> T:
     """Do the work while the client waits for it; the work is cancelled, and has ended, when this raises.
 
     Args:
@@ -82,7 +82,7 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _send(send, self._first)
             try:
-                await attended(self._pass_on(send), receive, self._closing)
+                await run_until_disconnect(self._pass_on(send), receive, self._closing)
             except ClientGone:
                 log.info("%s: the client is gone", self._request_id)
                 return

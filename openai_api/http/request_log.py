@@ -16,7 +16,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 GONE = 499  # nginx's number for a client that closed the connection first
 
 
-class Observed:
+class RequestLog:
     """The outermost layer of the gateway."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

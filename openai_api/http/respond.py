@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from openai_api.accounts.access import Turn
+from openai_api.accounts.access import MeteredRequest
 from openai_api.errors import ApiError
 from openai_api.generation import generation as answers
 from openai_api.generation.engine import Engine
 from openai_api.generation.generation import Answer, sse
-from openai_api.http.disconnects import EventStream, attended
+from openai_api.http.disconnects import EventStream, run_until_disconnect
 
 T = TypeVar("T")
 Prepare = Callable[[], Awaitable[Answer]]
@@ -38,14 +38,14 @@ async def answered(
     closing = request.app.state.closing
     events = _events(prepare, request, model)
     try:
-        first = await attended(anext(events), request.receive, closing)
+        first = await run_until_disconnect(anext(events), request.receive, closing)
     except BaseException:
         await events.aclose()
         raise
     return EventStream(first, events, closing, request.state.request_id, failure)
 
 
-async def placed(request: Request, model: str | None, work: Callable[[Turn], Awaitable[T]]) -> T:
+async def placed(request: Request, model: str | None, work: Callable[[MeteredRequest], Awaitable[T]]) -> T:
     """Do the work once the caller may have it done and the gateway has room for it, unless the client leaves."""
     state = request.app.state
 
@@ -53,14 +53,14 @@ async def placed(request: Request, model: str | None, work: Callable[[Turn], Awa
         async with turn_of(request, model) as turn, state.room.place():
             return await work(turn)
 
-    return await attended(doing(), request.receive, state.closing)
+    return await run_until_disconnect(doing(), request.receive, state.closing)
 
 
-def turn_of(request: Request, model: str | None) -> Turn:
+def turn_of(request: Request, model: str | None) -> MeteredRequest:
     """Raises: ApiError: there is no such model."""
     state = request.app.state
     name = state.gateway.meant(model).name
-    return Turn(state.accounts, request.state.caller, name, lambda: names_of(state.gateway.engine))
+    return MeteredRequest(state.accounts, request.state.caller, name, lambda: names_of(state.gateway.engine))
 
 
 def names_of(engine: Engine) -> dict[str, str]:
@@ -68,7 +68,7 @@ def names_of(engine: Engine) -> dict[str, str]:
     return {server.key: server.name for model in engine.models() for server in model.servers}
 
 
-async def _whole(prepare: Prepare, request: Request, turn: Turn) -> dict[str, Any]:
+async def _whole(prepare: Prepare, request: Request, turn: MeteredRequest) -> dict[str, Any]:
     state = request.app.state
     answer = await _prepared(prepare, request, turn)
     return await answers.whole(answer, state.gateway.engine, state.metrics)
@@ -83,7 +83,7 @@ async def _events(prepare: Prepare, request: Request, model: str) -> AsyncGenera
                 yield event
 
 
-async def _prepared(prepare: Prepare, request: Request, turn: Turn) -> Answer:
+async def _prepared(prepare: Prepare, request: Request, turn: MeteredRequest) -> Answer:
     answer = await prepare()
     turn.occupy(min(len(answer.plans), answers.AT_ONCE))
     turn.prompt, turn.work = answer.prompt_tokens, answer.work

@@ -33,7 +33,7 @@ WORTH = 1024  # bytes from which compressing pays
 
 
 @dataclass(frozen=True)
-class Page:
+class SitePage:
     """A file of the page. `policy`: for HTML, what a browser lets it do."""
 
     content: bytes
@@ -51,10 +51,10 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Site:
+class StaticSite:
     """`files` by their path below `/`; the page itself is `index.html`."""
 
-    files: Mapping[str, Page] = field(repr=False)
+    files: Mapping[str, SitePage] = field(repr=False)
 
     @property
     def paths(self) -> frozenset[str]:
@@ -91,27 +91,27 @@ class Site:
         return Response(content, headers=headers, media_type=page.media_type)
 
 
-def load(static: Path = STATIC) -> Site:
+def load(static: Path = STATIC) -> StaticSite:
     """The page as it was built, or else the simple one."""
     folder = static / "app"
     if not (folder / "index.html").is_file():
         return simple(static)
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-    return Site({path.relative_to(folder).as_posix(): _page(path, folder) for path in files})
+    return StaticSite({path.relative_to(folder).as_posix(): _page(path, folder) for path in files})
 
 
-def simple(static: Path = STATIC) -> Site:
+def simple(static: Path = STATIC) -> StaticSite:
     """The page that needs no building: one file with its style and script in it."""
-    return Site({"index.html": _page(static / "index.html", static)})
+    return StaticSite({"index.html": _page(static / "index.html", static)})
 
 
-def _page(path: Path, folder: Path) -> Page:
+def _page(path: Path, folder: Path) -> SitePage:
     content = path.read_bytes()
     # Not only from `mimetypes`: on Windows it repeats what the registry says, which may be wrong for .js.
     kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     caching = FOR_EVER if path.relative_to(folder).as_posix().startswith(HASHED) else "no-cache"
     policy = policy_of(content.decode("utf-8")) if path.suffix == ".html" else ""
-    return Page(content, f"{kind}; charset=utf-8" if kind.startswith("text/") else kind, caching, policy)
+    return SitePage(content, f"{kind}; charset=utf-8" if kind.startswith("text/") else kind, caching, policy)
 
 
 def policy_of(html: str) -> str:

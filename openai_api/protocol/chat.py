@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openai_api.generation.choice import Finish, Piece
+from openai_api.generation.choice import ChoicePiece, Finish
 from openai_api.generation.generation import Json, number, top_of
 from openai_api.generation.token_texts import TokenTexts
-from openai_api.generation.tool_parser import CallPart
+from openai_api.generation.tool_parser import ToolCallDelta
 
 
 @dataclass(frozen=True)
-class ChatForm:
+class ChatFormat:
     """`logprobs`: whether choices show log-probabilities."""
 
     texts: TokenTexts
@@ -22,7 +22,7 @@ class ChatForm:
     def opening(self, index: int) -> Json | None:
         return _delta(index, {"role": "assistant", "content": ""}, None, None)
 
-    def chunk(self, index: int, piece: Piece) -> Json:
+    def chunk(self, index: int, piece: ChoicePiece) -> Json:
         delta: Json = {"content": piece.text} if piece.text or not piece.calls else {}
         if piece.calls:
             delta["tool_calls"] = [_call_delta(part) for part in piece.calls]
@@ -31,7 +31,7 @@ class ChatForm:
     def closing(self, index: int, finish: Finish) -> Json:
         return _delta(index, {}, None, finish)
 
-    def whole(self, index: int, piece: Piece) -> Json:
+    def whole(self, index: int, piece: ChoicePiece) -> Json:
         content = piece.text if piece.text or not piece.calls else None
         message: Json = {"role": "assistant", "content": content, "refusal": None}
         if piece.calls:
@@ -43,7 +43,7 @@ class ChatForm:
             "finish_reason": piece.finish,
         }
 
-    def _logprobs(self, piece: Piece) -> Json | None:
+    def _logprobs(self, piece: ChoicePiece) -> Json | None:
         if not self.logprobs:
             return None
         content = []
@@ -61,11 +61,11 @@ class ChatForm:
         }
 
 
-def _call(part: CallPart) -> Json:
+def _call(part: ToolCallDelta) -> Json:
     return {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": part.arguments}}
 
 
-def _call_delta(part: CallPart) -> Json:
+def _call_delta(part: ToolCallDelta) -> Json:
     if part.first:
         return {"index": part.index, **_call(part)}
     return {"index": part.index, "function": {"arguments": part.arguments}}

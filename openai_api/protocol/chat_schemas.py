@@ -10,18 +10,26 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from openai_api.protocol.schemas import MAX_LOGPROBS, NAME, Generating, JsonObject, Refusing, Text, combination
+from openai_api.protocol.schemas import (
+    MAX_LOGPROBS,
+    NAME,
+    GenerationRequest,
+    JsonObject,
+    StrictModel,
+    Text,
+    combination,
+)
 
 MAX_TOOLS = 128
 
 
-class TextPart(Refusing):
+class TextPart(StrictModel):
     type: Literal["text"]
     text: Text
     prompt_cache_breakpoint: JsonObject | None = None  # a hint that changes no answer
 
 
-class Function(Refusing):
+class Function(StrictModel):
     name: Annotated[str, Field(pattern=NAME)]
     description: Text | None = None
     parameters: JsonObject | None = None
@@ -32,7 +40,7 @@ class Function(Refusing):
         return {"type": "object", **(self.parameters or {"properties": {}})}
 
 
-class Tool(Refusing):
+class Tool(StrictModel):
     type: Literal["function"]
     function: Function
 
@@ -42,22 +50,22 @@ class Tool(Refusing):
         return {"type": "function", "function": {**function, "parameters": self.function.schema_of_arguments}}
 
 
-class FunctionName(Refusing):
+class FunctionName(StrictModel):
     name: Text
 
 
-class NamedTool(Refusing):
+class NamedTool(StrictModel):
     type: Literal["function"]
     function: FunctionName
 
 
-class CalledFunction(Refusing):
+class CalledFunction(StrictModel):
     name: Text
     arguments: Text
     parsed_arguments: Any = None  # what OpenAI's SDK has made of them; it sends it back with the rest
 
 
-class ToolCall(Refusing):
+class ToolCall(StrictModel):
     id: Annotated[Text, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -72,7 +80,7 @@ class ToolCall(Refusing):
         return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
 
 
-class ChatMessage(Refusing):
+class ChatMessage(StrictModel):
     refused: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "annotations": ([],),
         "audio": (),
@@ -114,7 +122,7 @@ class ChatMessage(Refusing):
         return self
 
 
-class ChatRequest(Generating):
+class ChatRequest(GenerationRequest):
     refused: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "audio": (),
         "function_call": ("none",),

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from openai_api.errors import ApiError
-from openai_api.generation.choice import Finish, Piece
+from openai_api.generation.choice import ChoicePiece, Finish
 from openai_api.generation.generation import Answer, Json, sse
 
 DONE = b"data: [DONE]\n\n"
 
 
-class Form(Protocol):
+class ChoiceFormat(Protocol):
     """How completions, or chat completions, write things down. Every method gives an item of `choices`."""
 
     @property
@@ -30,11 +30,11 @@ class Form(Protocol):
         """What comes before the first piece of a choice, if anything."""
         ...
 
-    def chunk(self, index: int, piece: Piece) -> Json: ...
+    def chunk(self, index: int, piece: ChoicePiece) -> Json: ...
 
     def closing(self, index: int, finish: Finish) -> Json: ...
 
-    def whole(self, index: int, piece: Piece) -> Json:
+    def whole(self, index: int, piece: ChoicePiece) -> Json:
         """A choice that was not streamed; `piece` holds all of it."""
         ...
 
@@ -43,9 +43,9 @@ class Form(Protocol):
 class Chunked:
     """The `Output` of a form."""
 
-    form: Form
+    form: ChoiceFormat
 
-    def body(self, answer: Answer, pieces: Sequence[Piece], used: int) -> Json:
+    def body(self, answer: Answer, pieces: Sequence[ChoicePiece], used: int) -> Json:
         choices = [self.form.whole(index, piece) | ids_of(answer, piece.tokens) for index, piece in enumerate(pieces)]
         head = head_of(answer, self.form.whole_object)
         return {**head, "choices": choices, "usage": usage(answer.prompt_tokens, used)}
@@ -60,12 +60,12 @@ class Chunked:
 class Chunks:
     """The `Stream` of a form."""
 
-    def __init__(self, form: Form, answer: Answer) -> None:
+    def __init__(self, form: ChoiceFormat, answer: Answer) -> None:
         self._form = form
         self._answer = answer
         self._opened: set[int] = set()
 
-    def piece(self, index: int, piece: Piece) -> Iterator[bytes]:
+    def piece(self, index: int, piece: ChoicePiece) -> Iterator[bytes]:
         form, answer = self._form, self._answer
         if index not in self._opened and (opening := form.opening(index)) is not None:
             yield self._event([opening])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openai_api.generation.choice import Entry, Finish, Piece
+from openai_api.generation.choice import ChoicePiece, Finish, TokenEntry
 from openai_api.generation.generation import Json, number, top_of
 from openai_api.generation.token_texts import TokenTexts
 
 
 @dataclass(frozen=True)
-class CompletionForm:
+class CompletionFormat:
     """`logprobs`: whether choices show log-probabilities."""
 
     texts: TokenTexts
@@ -21,16 +21,16 @@ class CompletionForm:
     def opening(self, index: int) -> Json | None:
         return None
 
-    def chunk(self, index: int, piece: Piece) -> Json:
+    def chunk(self, index: int, piece: ChoicePiece) -> Json:
         return _choice(index, piece.text, self._logprobs(piece), None)
 
     def closing(self, index: int, finish: Finish) -> Json:
         return _choice(index, "", None, finish)
 
-    def whole(self, index: int, piece: Piece) -> Json:
+    def whole(self, index: int, piece: ChoicePiece) -> Json:
         return _choice(index, piece.text, self._logprobs(piece), piece.finish)
 
-    def _logprobs(self, piece: Piece) -> Json | None:
+    def _logprobs(self, piece: ChoicePiece) -> Json | None:
         if not self.logprobs:
             return None
         return {
@@ -40,7 +40,7 @@ class CompletionForm:
             "text_offset": [entry.offset for entry in piece.entries],
         }
 
-    def _top(self, entry: Entry) -> dict[str, float] | None:
+    def _top(self, entry: TokenEntry) -> dict[str, float] | None:
         """The likeliest tokens by their text, and the token itself in any case."""
         if entry.logprob is None:
             return None

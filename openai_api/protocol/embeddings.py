@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from openai_api.accounts.usage import Work
+from openai_api.accounts.usage import WorkRecord
 from openai_api.generation.engine import Engine
 from openai_api.generation.generation import Json
-from openai_api.protocol.schemas import Refusing, Text, TokenId
+from openai_api.protocol.schemas import StrictModel, Text, TokenId
 
 MAX_INPUTS = 256
 PART = 512  # tokens whose hidden states are fetched at a time
@@ -27,7 +27,7 @@ Inputs = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]
 
 
-class EmbeddingRequest(Refusing):
+class EmbeddingRequest(StrictModel):
     """OpenAI's, with `pooling` in addition: the mean over all tokens (the default), or the last token's state."""
 
     model: Annotated[Text, Field(min_length=1, max_length=256)]
@@ -49,7 +49,7 @@ class EmbeddingRequest(Refusing):
         return [part for part in self.input if not isinstance(part, int)]
 
 
-async def embedded(engine: Engine, model: str, ids: Sequence[int], pooling: str, work: Work) -> Floats:
+async def embedded(engine: Engine, model: str, ids: Sequence[int], pooling: str, work: WorkRecord) -> Floats:
     """The embedding of a text: `[hidden]`, of length one."""
     total: Floats | None = None
     last: Floats | None = None

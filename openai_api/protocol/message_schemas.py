@@ -12,20 +12,20 @@ from pydantic import Field, model_validator
 
 from openai_api.protocol.chat_schemas import MAX_TOOLS, ChatRequest
 from openai_api.protocol.response_schemas import converted
-from openai_api.protocol.schemas import MAX_STOP_LENGTH, MAX_STOPS, NAME, JsonObject, Refusing, Text, combination
+from openai_api.protocol.schemas import MAX_STOP_LENGTH, MAX_STOPS, NAME, JsonObject, StrictModel, Text, combination
 
 Refused = Mapping[str, tuple[object, ...]]
 StopSequence = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
-class CacheControl(Refusing):
+class CacheControl(StrictModel):
     """A hint that changes no answer."""
 
     type: Literal["ephemeral"]
     ttl: str | None = None
 
 
-class TextBlock(Refusing):
+class TextBlock(StrictModel):
     refused: ClassVar[Refused] = {"citations": ([],)}
 
     type: Literal["text"]
@@ -33,7 +33,7 @@ class TextBlock(Refusing):
     cache_control: CacheControl | None = None
 
 
-class Block(Refusing):
+class Block(StrictModel):
     """A text, a call of a tool, or its result."""
 
     refused: ClassVar[Refused] = {"citations": ([],), "caller": ({"type": "direct"},), "toolset_name": ()}
@@ -57,7 +57,7 @@ class Block(Refusing):
         return self
 
 
-class InputMessage(Refusing):
+class InputMessage(StrictModel):
     role: Literal["user", "assistant"]
     content: Text | list[Block]
 
@@ -81,7 +81,7 @@ class InputMessage(Refusing):
         return [*results, {"role": self.role, "content": text}] if text or not results else results
 
 
-class MessageTool(Refusing):
+class MessageTool(StrictModel):
     refused: ClassVar[Refused] = {"defer_loading": (False,), "allowed_callers": (["direct"],), "input_examples": ([],)}
 
     type: Literal["custom"] | None = None
@@ -93,7 +93,7 @@ class MessageTool(Refusing):
     cache_control: CacheControl | None = None
 
 
-class MessageToolChoice(Refusing):
+class MessageToolChoice(StrictModel):
     type: Literal["auto", "any", "tool", "none"]
     name: Text | None = None
     disable_parallel_tool_use: bool | None = None
@@ -105,22 +105,22 @@ class MessageToolChoice(Refusing):
         return self
 
 
-class MessageMetadata(Refusing):
+class MessageMetadata(StrictModel):
     user_id: str | None = None
 
 
-class OutputFormat(Refusing):
+class OutputFormat(StrictModel):
     type: Literal["json_schema"]
     schema_: Annotated[JsonObject, Field(alias="schema")]
 
 
-class OutputConfig(Refusing):
+class OutputConfig(StrictModel):
     refused: ClassVar[Refused] = {"effort": (), "task_budget": ()}
 
     format: OutputFormat | None = None
 
 
-class Conversation(Refusing):
+class MessagesBody(StrictModel):
     """What both requests have in common."""
 
     refused: ClassVar[Refused] = {
@@ -174,11 +174,11 @@ class Conversation(Refusing):
         return converted(body)
 
 
-class CountRequest(Conversation):
+class CountRequest(MessagesBody):
     pass
 
 
-class MessagesRequest(Conversation):
+class MessagesRequest(MessagesBody):
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)]
     metadata: MessageMetadata | None = None
     stop_sequences: Annotated[list[StopSequence], Field(max_length=MAX_STOPS)] | None = None

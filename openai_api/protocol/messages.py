@@ -8,9 +8,9 @@ import json
 from collections.abc import Iterator, Sequence
 
 from openai_api.errors import ApiError
-from openai_api.generation.choice import Piece
+from openai_api.generation.choice import ChoicePiece
 from openai_api.generation.generation import Answer, Json, sse
-from openai_api.generation.tool_parser import CallPart
+from openai_api.generation.tool_parser import ToolCallDelta
 
 PATH = "/v1/messages"  # what lies there answers with Anthropic's errors
 _KINDS = {
@@ -27,7 +27,7 @@ _KINDS = {
 class MessageOutput:
     """The `Output` of messages."""
 
-    def body(self, answer: Answer, pieces: Sequence[Piece], used: int) -> Json:
+    def body(self, answer: Answer, pieces: Sequence[ChoicePiece], used: int) -> Json:
         (piece,) = pieces
         content: list[Json] = [{"type": "text", "text": piece.text}] if piece.text else []
         content += [_tool_use(part, _arguments(part.arguments)) for part in piece.calls]
@@ -48,9 +48,9 @@ class MessageEvents:
         self._begun = False
         self._block = ""  # the type of the block that is open
         self._place = 0
-        self._last = Piece()
+        self._last = ChoicePiece()
 
-    def piece(self, index: int, piece: Piece) -> Iterator[bytes]:
+    def piece(self, index: int, piece: ChoicePiece) -> Iterator[bytes]:
         if not self._begun:
             self._begun = True
             yield _event("message_start", message=_message(self._answer, [], None, None, 0))
@@ -113,13 +113,13 @@ def _message(answer: Answer, content: list[Json], reason: str | None, stop: str 
     }
 
 
-def _reason(piece: Piece) -> str:
+def _reason(piece: ChoicePiece) -> str:
     if piece.stop:
         return "stop_sequence"
     return {"length": "max_tokens", "tool_calls": "tool_use"}.get(piece.finish, "end_turn")
 
 
-def _tool_use(part: CallPart, arguments: Json) -> Json:
+def _tool_use(part: ToolCallDelta, arguments: Json) -> Json:
     return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
 
 

@@ -95,7 +95,7 @@ class CallFunction(BaseModel):
     arguments: str
 
 
-class Call(BaseModel):
+class ToolCallObject(BaseModel):
     id: str
     type: Literal["function"]
     function: CallFunction
@@ -105,7 +105,7 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[ToolCallObject] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -180,7 +180,7 @@ class ResponseObject(BaseModel):
     incomplete_details: dict[str, str] | None
 
 
-class Embedding(BaseModel):
+class EmbeddingObject(BaseModel):
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
@@ -193,7 +193,7 @@ class PromptUsage(BaseModel):
 
 class EmbeddingList(BaseModel):
     object: Literal["list"]
-    data: list[Embedding]
+    data: list[EmbeddingObject]
     model: str
     usage: PromptUsage
 

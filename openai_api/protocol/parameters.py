@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from openai_api.errors import ApiError, context_length_exceeded
-from openai_api.protocol.schemas import Generating
+from openai_api.protocol.schemas import GenerationRequest
 from swarm import Sampling, ServedModel
 
 SEEDS = 1 << 63
@@ -13,7 +13,9 @@ CHAT_TOKENS = 2048  # of an answer whose length the caller leaves open; more wou
 COMPLETION_TOKENS = 16  # OpenAI's default
 
 
-def sampling_of(request: Generating, stop_ids: Iterable[int], seed: int, choice: int, grammar: str = "") -> Sampling:
+def sampling_of(
+    request: GenerationRequest, stop_ids: Iterable[int], seed: int, choice: int, grammar: str = ""
+) -> Sampling:
     """How the tail picks the tokens of one choice. OpenAI's default temperature is 1, and 0 is greedy.
 
     Args:
@@ -41,7 +43,7 @@ def sampling_of(request: Generating, stop_ids: Iterable[int], seed: int, choice:
     )
 
 
-def seed_of(request: Generating, draw: Callable[[], int]) -> int:
+def seed_of(request: GenerationRequest, draw: Callable[[], int]) -> int:
     """The request's seed, or one that `draw` makes: a request without a seed gets another answer each time."""
     return (draw() if request.seed is None else request.seed) % SEEDS
 

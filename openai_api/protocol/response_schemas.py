@@ -9,12 +9,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from openai_api.errors import from_validation
 from openai_api.protocol.chat_schemas import MAX_TOOLS, ChatRequest
-from openai_api.protocol.schemas import NAME, JsonObject, Refusing, Text, combination, names
+from openai_api.protocol.schemas import NAME, JsonObject, StrictModel, Text, combination, names
 
 Refused = Mapping[str, tuple[object, ...]]
 
 
-class InputText(Refusing):
+class InputText(StrictModel):
     """A text of ours comes back as `output_text`, with fields that say nothing."""
 
     type: Literal["input_text", "output_text"]
@@ -25,7 +25,7 @@ class InputText(Refusing):
     prompt_cache_breakpoint: JsonObject | None = None  # a hint that changes no answer
 
 
-class Item(Refusing):
+class Item(StrictModel):
     """A message, a function call, or its result."""
 
     refused: ClassVar[Refused] = {"async": (False,), "caller": ({"type": "direct"},), "namespace": ()}
@@ -55,7 +55,7 @@ class Item(Refusing):
         return self
 
 
-class ResponseFunction(Refusing):
+class ResponseFunction(StrictModel):
     refused: ClassVar[Refused] = {
         "allowed_callers": (["direct"],),
         "async": (False,),
@@ -70,12 +70,12 @@ class ResponseFunction(Refusing):
     strict: bool | None = None
 
 
-class ChosenFunction(Refusing):
+class ChosenFunction(StrictModel):
     type: Literal["function"]
     name: Text
 
 
-class TextFormat(Refusing):
+class TextFormat(StrictModel):
     """The formats of chat completions, with the schema one level higher."""
 
     type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
@@ -98,17 +98,17 @@ class TextFormat(Refusing):
         return self
 
 
-class TextOptions(Refusing):
+class TextOptions(StrictModel):
     refused: ClassVar[Refused] = {"verbosity": ("medium",)}
 
     format: TextFormat | None = None
 
 
-class ResponseStreamOptions(Refusing):
+class ResponseStreamOptions(StrictModel):
     refused: ClassVar[Refused] = {"include_obfuscation": (False,)}
 
 
-class ResponsesRequest(Refusing):
+class ResponsesRequest(StrictModel):
     refused: ClassVar[Refused] = {
         "access_programs": ([],),
         "background": (False,),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai_api.errors import ApiError
-from openai_api.generation.choice import Piece
+from openai_api.generation.choice import ChoicePiece
 from openai_api.generation.generation import Answer, Json, sse
-from openai_api.generation.tool_parser import CallPart
+from openai_api.generation.tool_parser import ToolCallDelta
 from openai_api.protocol.response_schemas import ResponsesRequest
 
 
@@ -22,7 +22,7 @@ class ResponseOutput:
     request: ResponsesRequest
     _events: ResponseEvents | None = None
 
-    def body(self, answer: Answer, pieces: Sequence[Piece], used: int) -> Json:
+    def body(self, answer: Answer, pieces: Sequence[ChoicePiece], used: int) -> Json:
         (piece,) = pieces
         items = [_message(answer, 0, piece.text, "completed")] if piece.text or not piece.calls else []
         items += [_call(answer, part, part.arguments, "completed") for part in piece.calls]
@@ -90,10 +90,10 @@ class ResponseEvents:
         self.number = 0
         self._items: list[Json] = []  # those that are complete
         self._text: str | None = None  # of the message that is open
-        self._call: tuple[CallPart, str] | None = None  # the call that is open, and its arguments
+        self._call: tuple[ToolCallDelta, str] | None = None  # the call that is open, and its arguments
         self._finish = ""
 
-    def piece(self, index: int, piece: Piece) -> Iterator[bytes]:
+    def piece(self, index: int, piece: ChoicePiece) -> Iterator[bytes]:
         if not self.number:
             begun = self._output.response(self._answer, "", [], None)
             yield self._event("response.created", response=begun)
@@ -185,7 +185,7 @@ def _part(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _call(answer: Answer, part: CallPart, arguments: str, status: str) -> Json:
+def _call(answer: Answer, part: ToolCallDelta, arguments: str, status: str) -> Json:
     return {
         "id": _item_id(answer, part),
         "type": "function_call",
@@ -196,7 +196,7 @@ def _call(answer: Answer, part: CallPart, arguments: str, status: str) -> Json:
     }
 
 
-def _item_id(answer: Answer, part: CallPart) -> str:
+def _item_id(answer: Answer, part: ToolCallDelta) -> str:
     return f"fc_{answer.id.removeprefix('resp_')}_{part.index}"
 
 

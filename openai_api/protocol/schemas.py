@@ -46,7 +46,7 @@ def refusal(name: str, why: str = "") -> PydanticCustomError:
     return PydanticCustomError("unsupported_parameter", "{name} is not supported", {"name": name, "why": why})
 
 
-class Refusing(BaseModel):
+class StrictModel(BaseModel):
     """Base of everything that lies in a body.
 
     Attributes:
@@ -104,14 +104,14 @@ def _object(value: dict[str, Any]) -> dict[str, Any]:
 JsonObject = Annotated[dict[str, Any], AfterValidator(_object)]
 
 
-class JsonSchema(Refusing):
+class JsonSchema(StrictModel):
     name: Annotated[str, Field(pattern=NAME)]
     description: Text | None = None
     schema_: Annotated[JsonObject | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
-class ResponseFormat(Refusing):
+class ResponseFormat(StrictModel):
     """OpenAI's three, and two of our own: `regex` with `pattern`, `grammar` with `grammar` in llguidance's Lark."""
 
     type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
@@ -131,13 +131,13 @@ class ResponseFormat(Refusing):
         return self
 
 
-class StreamOptions(Refusing):
+class StreamOptions(StrictModel):
     refused = {"include_obfuscation": (False,)}
 
     include_usage: bool | None = None
 
 
-class Generating(Refusing):
+class GenerationRequest(StrictModel):
     """What completions and chat completions have in common."""
 
     model: Annotated[Text, Field(min_length=1, max_length=256)]
@@ -184,13 +184,13 @@ class Generating(Refusing):
         raise TypeError(f"{type(self).__name__} does not say how it asks for log-probabilities")
 
     @model_validator(mode="after")
-    def _stream_options(self) -> Generating:
+    def _stream_options(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise combination("stream_options", "it is only allowed when 'stream' is true")
         return self
 
 
-class CompletionRequest(Generating):
+class CompletionRequest(GenerationRequest):
     refused = {
         "suffix": ("",),
         "store": (False,),
@@ -253,7 +253,7 @@ class MessagesErrorBody(BaseModel):
 def names() -> frozenset[str]:
     """Every name that may stand in the location of a validation error: of all bodies that were defined so far."""
     found: set[str] = set()
-    left: list[type[Refusing]] = [Refusing]
+    left: list[type[StrictModel]] = [StrictModel]
     while left:
         schema = left.pop()
         left += schema.__subclasses__()

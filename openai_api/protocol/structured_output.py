@@ -7,9 +7,9 @@ from typing import Any
 
 from openai_api.errors import ApiError, invalid
 from openai_api.generation import grammars
-from openai_api.generation.generation import Calling
+from openai_api.generation.generation import ToolOptions
 from openai_api.generation.grammars import MOST_CALLS
-from openai_api.generation.tool_formats import Family
+from openai_api.generation.tool_formats import ToolFormat
 from openai_api.protocol.chat_schemas import ChatRequest, NamedTool, Tool
 from openai_api.protocol.schemas import ResponseFormat
 from routing.wire import MAX_GRAMMAR
@@ -56,13 +56,13 @@ def offered(request: ChatRequest) -> list[Tool]:
     return tools
 
 
-def calling_of(request: ChatRequest, family: Family, special: Callable[[str], int | None]) -> Calling | None:
+def calling_of(request: ChatRequest, family: ToolFormat, special: Callable[[str], int | None]) -> ToolOptions | None:
     """Which functions the answer may call; None: none."""
     tools = offered(request)
     if not tools:
         return None
     ids = {special(text) for text in family.syntax.markers}
-    return Calling(
+    return ToolOptions(
         family,
         frozenset(tool.function.name for tool in tools),
         MOST_CALLS if request.parallel_tool_calls is not False else 1,
@@ -70,7 +70,7 @@ def calling_of(request: ChatRequest, family: Family, special: Callable[[str], in
     )
 
 
-def constraint_of(request: ChatRequest, family: Family, special: Callable[[str], int | None]) -> str:
+def constraint_of(request: ChatRequest, family: ToolFormat, special: Callable[[str], int | None]) -> str:
     """The grammar of a chat's answer; empty where it is free.
 
     Raises:
@@ -89,7 +89,7 @@ def constraint_of(request: ChatRequest, family: Family, special: Callable[[str],
             )
         return grammar_of(wanted)
     functions = [
-        grammars.Function(tool.function.name, tool.function.schema_of_arguments, bool(tool.function.strict))
+        grammars.GrammarFunction(tool.function.name, tool.function.schema_of_arguments, bool(tool.function.strict))
         for tool in tools
     ]
     parallel = request.parallel_tool_calls is not False and not isinstance(request.tool_choice, NamedTool)

@@ -10,13 +10,13 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from openai_api.protocol.chat_schemas import ChatMessage, Tool
-from openai_api.protocol.schemas import Refusing, Text, TokenId, combination
+from openai_api.protocol.schemas import StrictModel, Text, TokenId, combination
 
 MAX_IDS = 1 << 20
 Name = Annotated[Text, Field(min_length=1, max_length=256)]
 
 
-class TokenizeRequest(Refusing):
+class TokenizeRequest(StrictModel):
     """A text, or a conversation, which the model's template writes."""
 
     model: Name | None = None
@@ -37,6 +37,6 @@ class TokenizeRequest(Refusing):
         return self
 
 
-class DetokenizeRequest(Refusing):
+class DetokenizeRequest(StrictModel):
     model: Name | None = None
     tokens: Annotated[list[TokenId], Field(max_length=MAX_IDS)]

@@ -28,7 +28,7 @@ from routing.addresses import reachable
 from routing.client import DirectoryClient
 from routing.links import split_address
 from routing.petals_messages import CALLED
-from routing.relay.agent import Agent
+from routing.relay.agent import RelayAgent
 from routing.security import TOKEN_PREFIX, Identity, JoinToken
 
 _JOINING, _ONLINE = 1, 2
@@ -70,7 +70,7 @@ class DHT:
         self._name = f"petals-{socket.gethostname()}"[:256]
         self.directory = DirectoryClient(token, identity, self._name, role="client" if client_mode else "server")
         self.directory.start()
-        self._agent: Agent | None = None
+        self._agent: RelayAgent | None = None
         self._direct: tuple[str, ...] = ()
         try:
             bind = None if client_mode else bind_address(host_maddrs, token)
@@ -80,7 +80,7 @@ class DHT:
             raise
         if (listener := self.swarm_node.listener) is not None:
             self._direct = reachable(listener.host, listener.port, advertised(announce_maddrs or ()))
-            self._agent = Agent(lambda: self.directory.view.routers, identity, listener.host, listener.port)
+            self._agent = RelayAgent(lambda: self.directory.view.routers, identity, listener.host, listener.port)
         self._loop = LoopThread("petals-dht")
         self.node = DHTNode(self)
         self._facts: tuple[int, int, int] | None = None
@@ -141,7 +141,7 @@ class DHT:
         blocks, hidden_size, context_length = self._facts
         kv_free = info.get("cache_tokens_left") or 0
         self.directory.announce(
-            wire.Server(
+            wire.ServerInfo(
                 key=self.peer_id.key,
                 name=info.get("public_name") or self._name,
                 addresses=self._addresses(),
@@ -174,7 +174,7 @@ class DHT:
         }
 
 
-def _said(server: wire.Server) -> tuple[int, float, dict[str, Any]]:
+def _said(server: wire.ServerInfo) -> tuple[int, float, dict[str, Any]]:
     state = _ONLINE if server.state == "ready" else _JOINING
     return (
         state,

@@ -22,7 +22,7 @@ import zmq
 from routing import wire
 from routing.client import DirectoryClient
 from routing.links import Context, Dialer, LinkEvent, Listener, Lost, Received, Socket
-from routing.security import Gate, Identity
+from routing.security import Identity, ZapAuthenticator
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Caller:
+class NodeCaller:
     """Where the answer to a call goes."""
 
     peer: str
@@ -83,7 +83,7 @@ class Method:
     """What runs when a method is called: a coroutine function in `loop`."""
 
     loop: asyncio.AbstractEventLoop
-    run: Callable[[Caller, Parts], Coroutine[Any, Any, None]]
+    run: Callable[[NodeCaller, Parts], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Node:
         self.key = identity.public
         self._context: Context = zmq.Context()
         self._poller = zmq.Poller()
-        self._gate = Gate(self._context, directory.admits) if bind is not None else None
+        self._gate = ZapAuthenticator(self._context, directory.admits) if bind is not None else None
         self.listener: Listener | None = None
         try:
             if bind is not None:
@@ -137,7 +137,7 @@ class Node:
         self._closing = False
         self._methods: dict[str, list[Method]] = {}
         self._turns = itertools.count()
-        self._incoming: dict[tuple[bytes, int], tuple[Caller, _Incoming]] = {}
+        self._incoming: dict[tuple[bytes, int], tuple[NodeCaller, _Incoming]] = {}
         self._outgoing: dict[int, _Outgoing] = {}
         self._waker: Socket = self._context.socket(zmq.PAIR)
         self._waker.bind("inproc://wake")
@@ -188,10 +188,10 @@ class Node:
 
         self._do(command)
 
-    def reply(self, caller: Caller, part: bytes | None, last: bool) -> None:
+    def reply(self, caller: NodeCaller, part: bytes | None, last: bool) -> None:
         self._do(lambda: self._answer(caller, wire.Reply(caller.request, last), part))
 
-    def refuse(self, caller: Caller, reason: str) -> None:
+    def refuse(self, caller: NodeCaller, reason: str) -> None:
         self._do(lambda: self._answer(caller, wire.Refused("call", reason[:4096], request=caller.request), None))
 
     def close(self) -> None:
@@ -300,7 +300,7 @@ class Node:
     def _called(self, received: Received) -> None:
         match received:
             case Received(peer, wire.Call(request, method, last), array, route):
-                caller = Caller(peer, route, request)
+                caller = NodeCaller(peer, route, request)
                 incoming = self._incoming.get((route, request))
                 if incoming is None:
                     if not method or not self._begin(caller, method):
@@ -319,7 +319,7 @@ class Node:
                 assert self.listener is not None
                 self.listener.send(route, wire.Pong(request))
 
-    def _begin(self, caller: Caller, name: str) -> bool:
+    def _begin(self, caller: NodeCaller, name: str) -> bool:
         methods = self._methods.get(name)
         open_here = sum(known.peer == caller.peer for known, _ in self._incoming.values())
         if not methods or open_here >= MAX_CALLS:
@@ -340,7 +340,7 @@ class Node:
             return False
         return True
 
-    def _answer(self, caller: Caller, message: wire.Message, part: bytes | None) -> None:
+    def _answer(self, caller: NodeCaller, message: wire.Message, part: bytes | None) -> None:
         assert self.listener is not None
         key = (caller.route, caller.request)
         ended = isinstance(message, wire.Refused) or (isinstance(message, wire.Reply) and message.last)

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from patches.network.node import END, Caller, CallError, Method, Node, Parts
+from patches.network.node import END, CallError, Method, Node, NodeCaller, Parts
 from routing import wire
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class StubBase:
                 CallError: the call failed there, or on the way.
                 TimeoutError: there was no answer within `timeout` seconds.
             """
-            answer = Answer(self._p2p.node, self._peer.key, signature)
+            answer = P2PAnswer(self._p2p.node, self._peer.key, signature)
             answer.begin(method, given)
             if signature.gives_stream:
                 return answer
@@ -136,7 +136,7 @@ class StubBase:
         return call
 
 
-class Answer(AsyncIterator[Any]):
+class P2PAnswer(AsyncIterator[Any]):
     """What a call gives, as it comes. To be used, and dropped, in the loop that began it."""
 
     def __init__(self, node: Node, peer: str, signature: Signature) -> None:
@@ -225,7 +225,7 @@ def _runner(p2p: P2P, method: Any, signature: Signature) -> Any:
         while (part := await parts.get()) is not END:
             yield decoder.decode(part)
 
-    async def run(caller: Caller, parts: Parts) -> None:
+    async def run(caller: NodeCaller, parts: Parts) -> None:
         context = P2PContext(p2p.peer_id, PeerID(caller.peer))
         given = messages(parts)
         try:

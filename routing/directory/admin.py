@@ -16,7 +16,7 @@ from routing.directory.replication import roster_of
 from routing.directory.roster import Roster
 from routing.errors import DirectoryError
 from routing.links import Context, Dialer, Lost, Received
-from routing.security import AdminKey, Identity, JoinToken, SecurityError, Whereabouts
+from routing.security import AdminKey, DirectoryAddress, Identity, JoinToken, SecurityError
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Administrator:
         """Members, directories, join tokens and expulsions."""
         records = Records(Roster())
         for message in self._ask(wire.Consult(0)):
-            if isinstance(message, wire.Roster):
+            if isinstance(message, wire.RosterPart):
                 records = Records(records.roster.merge(roster_of(message)), records.seen | message.seen)
         return records
 
     def issue(
         self, ttl: float | None = None, uses: int = 0, role: Literal["peer", "directory"] = "peer"
-    ) -> tuple[JoinToken, wire.Enrolment]:
+    ) -> tuple[JoinToken, wire.TokenRecord]:
         """A new join token, which names all the directories. Its secret is made here and not sent.
 
         Args:
@@ -73,9 +73,10 @@ class Administrator:
         identity = Identity.create()
         self._ask(wire.Issue(0, identity.public, ttl, uses, role))
         roster = self.records().roster
-        sites = [Whereabouts(site.key, site.addresses) for site in roster.sites.values()]
+        sites = [DirectoryAddress(site.key, site.addresses) for site in roster.sites.values()]
         own = next(
-            (s for s in sites if s.key == self._key.directory), Whereabouts(self._key.directory, self._key.addresses)
+            (s for s in sites if s.key == self._key.directory),
+            DirectoryAddress(self._key.directory, self._key.addresses),
         )
         others = tuple(site for site in sites if site.key != own.key)
         enrolment = roster.enrolments[identity.public]

@@ -27,14 +27,14 @@ import zmq
 from routing import wire
 from routing.addresses import MOST, machine, reachable
 from routing.directory.feed import Feed
-from routing.directory.registry import Events, Refusal, Registry
-from routing.directory.replication import Colleague, messages_of
-from routing.directory.store import Ledger
+from routing.directory.registry import Events, Registry, RequestRefused
+from routing.directory.replication import DirectoryPeer, messages_of
+from routing.directory.store import DirectoryStore
 from routing.errors import DirectoryError
 from routing.limits import RateLimit
 from routing.links import Context, LinkError, Listener, Received
 from routing.membership.enrolment import Admission
-from routing.security import Gate, Identity, JoinToken, SecurityError, Whereabouts, short_id
+from routing.security import DirectoryAddress, Identity, JoinToken, SecurityError, ZapAuthenticator, short_id
 from routing.view import only_figures_differ
 
 __all__ = ["Directory", "DirectoryError", "reachable"]
@@ -86,20 +86,20 @@ class Directory:
         self._ticks = ticks
         self._join = join
         self._enrolled: OrderedDict[bytes, str] = OrderedDict()
-        self._colleagues: dict[str, Colleague] = {}
+        self._colleagues: dict[str, DirectoryPeer] = {}
         self._consulting: dict[str, tuple[bytes, int]] = {}  # directories that want to hear what changes
         self._seen: dict[str, float] = {}
         self._limit = RateLimit(RATE, BURST, ticks)
         self._flood = RateLimit(*FLOOD, ticks)
         self._resources = ExitStack()
         with self._resources:
-            self._ledger = Ledger(Path(state_dir))
+            self._ledger = DirectoryStore(Path(state_dir))
             self._resources.callback(self._ledger.close)
             self._registry = Registry(self._ledger.roster)
             self._tried = self._kept = self._ledger.roster  # what was to be saved last; what colleagues were told
             self._context: Context = zmq.Context()
             self._resources.callback(self._context.term)
-            gate = Gate(self._context, self._admits)
+            gate = ZapAuthenticator(self._context, self._admits)
             self._resources.callback(gate.close)
             self._poller = zmq.Poller()
             try:
@@ -123,7 +123,7 @@ class Directory:
     def _settle_in(self, name: str, token_ttl: float | None) -> None:
         """Write down where this directory is, and with which join token peers come: the one on disk, or a new one."""
         now = self._clock()
-        own = wire.Site(self._ledger.identity.public, name, self.addresses, now)
+        own = wire.DirectoryInfo(self._ledger.identity.public, name, self.addresses, now)
         if own.key in self._registry.roster.expelled:
             raise DirectoryError(EXPELLED)
         known = self._registry.roster.sites.get(own.key)
@@ -143,7 +143,7 @@ class Directory:
                 known_token = None
         if known_token is None:
             public = self._ledger.new_token().public
-            self._registry.issue(wire.Enrolment(public, now, None if token_ttl is None else now + token_ttl))
+            self._registry.issue(wire.TokenRecord(public, now, None if token_ttl is None else now + token_ttl))
         self._save()
 
     def _join_swarm(self, join: JoinToken) -> None:
@@ -154,7 +154,7 @@ class Directory:
         """
         known = any(site.key in self._registry.roster.sites for site in join.directories)
         for site in join.directories:  # so that they may ask back
-            self._registry.locate(wire.Site(site.key, "", site.addresses[:MOST], 0.0))
+            self._registry.locate(wire.DirectoryInfo(site.key, "", site.addresses[:MOST], 0.0))
         self._tried = self._registry.roster  # to be saved once one of them has let this one in
         asked = [self._meet(site) for site in join.directories if site.key != self._ledger.identity.public]
         until = self._ticks() + JOIN_TIMEOUT
@@ -174,7 +174,7 @@ class Directory:
         identity = self._ledger.identity
         expires = self._registry.roster.enrolments[self._ledger.token.public].expires
         sites = self._registry.roster.sites.values()
-        others = tuple(Whereabouts(site.key, site.addresses) for site in sites if site.key != identity.public)
+        others = tuple(DirectoryAddress(site.key, site.addresses) for site in sites if site.key != identity.public)
         return JoinToken(self.addresses, identity.public, self._ledger.token.secret, expires, others)
 
     @property
@@ -244,7 +244,7 @@ class Directory:
                 )
                 return
             events, answer = self._answer(received, request)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             log.info("refused %s of %s: %s", type(message).__name__, short_id(peer), refusal.reason)
             self._listener.send(
                 route, wire.Refused(refusal.code, refusal.reason, request=request, retry_after=refusal.retry_after)
@@ -266,7 +266,7 @@ class Directory:
             case wire.Issue() | wire.Revoke() | wire.Expel() if peer == self._ledger.admin.public:
                 return self._decide(message), wire.Done(request)
         if not self._registry.is_member(peer):
-            raise Refusal("not-a-member", "only members are answered: enrol first")
+            raise RequestRefused("not-a-member", "only members are answered: enrol first")
         now = self._ticks()
         self._seen[peer] = self._clock()
         self._registry.heard(peer, now)
@@ -286,11 +286,11 @@ class Directory:
             case wire.Ping():
                 return (), wire.Pong(request)
             case wire.Issue() | wire.Revoke() | wire.Expel() | wire.Consult():
-                raise Refusal("not-yours", "only an administrator may do this, with the directory's admin.key")
+                raise RequestRefused("not-yours", "only an administrator may do this, with the directory's admin.key")
             case _:
-                raise Refusal("malformed", f"a directory has no answer to {type(message).__name__}")
+                raise RequestRefused("malformed", f"a directory has no answer to {type(message).__name__}")
 
-    def _announce(self, peer: str, server: wire.Server, ttl: float, now: float) -> Events:
+    def _announce(self, peer: str, server: wire.ServerInfo, ttl: float, now: float) -> Events:
         known = self._registry.view.servers.get(peer)
         events = self._registry.announce(peer, server, ttl, now)
         if known is None:
@@ -303,13 +303,13 @@ class Directory:
                 server.model,
             )
         elif events and only_figures_differ(known, server):
-            self._feed.publish_later(wire.Updated(server))
+            self._feed.publish_later(wire.ServerUpdated(server))
             return ()
         return events
 
     def _enrol(self, by: str, route: bytes, message: wire.Enrol) -> Events:
         if self._enrolled.get(route, message.key) != message.key:
-            raise Refusal("malformed", "one peer enrols on a connection")
+            raise RequestRefused("malformed", "one peer enrols on a connection")
         before = self._registry.roster, self._registry.view
         events = self._registry.enrol(
             by, message.key, message.name, self._clock(), message.role, tuple(message.addresses)
@@ -321,7 +321,7 @@ class Directory:
                 self._registry.roster, self._registry.view = before
                 log.error("cannot save the members: %s", error)
                 reason = f"the directory cannot save its members ({error.strerror or error})"
-                raise Refusal("full", f"{reason}: make room on its disk") from error
+                raise RequestRefused("full", f"{reason}: make room on its disk") from error
             log.info("enrolled %s as %s", short_id(message.key), message.name or "a peer")
         self._enrolled[route] = message.key
         if len(self._enrolled) > ENROLLED:
@@ -331,9 +331,9 @@ class Directory:
     def _publish(self, events: Events) -> None:
         for event in events:
             match event:
-                case wire.Gone(key, reason):
+                case wire.PeerGone(key, reason):
                     log.info("%s is gone: %s", short_id(key), reason)
-                case wire.Expelled(key):
+                case wire.MemberExpelled(key):
                     log.info("expelled %s", short_id(key))
                     self._seen.pop(key, None)
                     if key in self._colleagues:
@@ -347,13 +347,13 @@ class Directory:
         match message:
             case wire.Issue(_, key, ttl, uses, role):
                 expires = None if ttl is None else now + ttl
-                events = self._registry.issue(wire.Enrolment(key, now, expires, uses, None, role))
+                events = self._registry.issue(wire.TokenRecord(key, now, expires, uses, None, role))
                 log.info("issued join token %s", short_id(key))
             case wire.Revoke(_, key):
                 events = self._registry.revoke(key, now)
                 log.info("revoked join token %s", short_id(key))
             case wire.Expel(_, key) if key == self._ledger.identity.public:
-                raise Refusal("not-yours", "a directory cannot expel itself: do it at another one")
+                raise RequestRefused("not-yours", "a directory cannot expel itself: do it at another one")
             case wire.Expel(_, key):
                 events = self._registry.expel(key, now)
         try:
@@ -362,7 +362,7 @@ class Directory:
             log.error("cannot save what was decided: %s", error)
             self._publish(events)
             reason = error.strerror or error
-            raise Refusal(
+            raise RequestRefused(
                 "full", f"it holds, but is forgotten at the next start: it cannot be saved ({reason})"
             ) from error
         return events
@@ -379,12 +379,12 @@ class Directory:
         if peer == self._ledger.admin.public:
             now = self._clock()
             seen = self._seen | dict.fromkeys(self._feed.present(), now)
-            self._listener.send(route, wire.Roster(message.request, seen=seen))
+            self._listener.send(route, wire.RosterPart(message.request, seen=seen))
         return events
 
     # --- other directories -------------------------------------------------------------------------------------------
 
-    def _meet(self, site: Whereabouts) -> Colleague:
+    def _meet(self, site: DirectoryAddress) -> DirectoryPeer:
         known = self._colleagues.get(site.key)
         if known is not None:
             known.move(site.addresses)
@@ -402,7 +402,7 @@ class Directory:
             self._ticks,
             lambda: self._join.expiry(self._clock()) if self._join is not None else "",
         )
-        colleague = self._colleagues[site.key] = Colleague(admission, self._ticks)
+        colleague = self._colleagues[site.key] = DirectoryPeer(admission, self._ticks)
         return colleague
 
     def _consult(self) -> None:
@@ -420,7 +420,7 @@ class Directory:
                 log.error("cannot save what another directory says: %s", error)
         for site in self._registry.roster.sites.values():
             if site.key != own.key:
-                self._meet(Whereabouts(site.key, site.addresses))
+                self._meet(DirectoryAddress(site.key, site.addresses))
         self._tell_colleagues()
 
     def _tell_colleagues(self) -> None:

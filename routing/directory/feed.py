@@ -10,7 +10,7 @@ import msgspec
 import zmq
 
 from routing import wire
-from routing.directory.registry import Events, Refusal
+from routing.directory.registry import Events, RequestRefused
 from routing.links import Listener
 from routing.view import View
 
@@ -41,7 +41,7 @@ class Feed:
         self._view = view
         self._most = most
         self._watchers: dict[bytes, _Watcher] = {}
-        self._figures: dict[str, wire.Updated] = {}  # changes of mere figures that wait for their turn
+        self._figures: dict[str, wire.ServerUpdated] = {}  # changes of mere figures that wait for their turn
         self._figures_at = 0.0
         self._sequence = 0
 
@@ -56,7 +56,9 @@ class Feed:
         if len(routes) >= WATCHES:
             del self._watchers[routes[0]]
         if len(self._watchers) >= self._most:
-            raise Refusal("full", f"this directory has {self._most} watchers, which is its limit", retry_after=10.0)
+            raise RequestRefused(
+                "full", f"this directory has {self._most} watchers, which is its limit", retry_after=10.0
+            )
         self._watchers[route] = _Watcher(peer, request)
         self._send_state(route, self._watchers[route])
 
@@ -70,17 +72,17 @@ class Feed:
     def publish(self, events: Events) -> None:
         for event in events:
             match event:
-                case wire.Updated(server):
+                case wire.ServerUpdated(server):
                     self._figures.pop(server.key, None)
-                case wire.Gone(key):
+                case wire.PeerGone(key):
                     self._figures.pop(key, None)
             self._broadcast(event)
-            if isinstance(event, wire.Expelled):  # it has heard so itself, and hears nothing more
+            if isinstance(event, wire.MemberExpelled):  # it has heard so itself, and hears nothing more
                 routes = [route for route, watcher in self._watchers.items() if watcher.peer == event.key]
                 for route in routes:
                     del self._watchers[route]
 
-    def publish_later(self, update: wire.Updated) -> None:
+    def publish_later(self, update: wire.ServerUpdated) -> None:
         """A change of mere figures; how often all hear of those depends on how many they are."""
         self._figures[update.server.key] = update
 

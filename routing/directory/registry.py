@@ -34,7 +34,7 @@ MAX_TTL = 300.0  # s
 Events = tuple[wire.Event, ...]
 
 
-class Refusal(Exception):
+class RequestRefused(Exception):
     """A request that is not carried out.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Lease:
 class _Hold:
     """A span that a server was told to take and has not announced yet."""
 
-    server: wire.Server
+    server: wire.ServerInfo
     until: float
 
 
@@ -86,7 +86,7 @@ class Registry:
         self._leases: dict[str, _Lease] = {}
         self._next_end: float | None = None  # no lease ends before; extended ones make it out of date
         self._holds: dict[str, _Hold] = {}
-        self._left: OrderedDict[str, wire.Server] = OrderedDict()  # what servers that are gone served
+        self._left: OrderedDict[str, wire.ServerInfo] = OrderedDict()  # what servers that are gone served
 
     # --- who belongs to the swarm ------------------------------------------------------------------------------------
 
@@ -111,16 +111,16 @@ class Registry:
                 expelled.
         """
         if key in self.roster.expelled:
-            raise Refusal("expelled", "it was expelled from the swarm")
+            raise RequestRefused("expelled", "it was expelled from the swarm")
         if not self.roster.may_enrol(by, date):
-            raise Refusal("not-a-member", "this join token may enrol nobody (any more): ask for a new one")
+            raise RequestRefused("not-a-member", "this join token may enrol nobody (any more): ask for a new one")
         if not _is_key(key) or key in self.roster.enrolments:
-            raise Refusal("malformed", "this is not a public key of a peer")
+            raise RequestRefused("malformed", "this is not a public key of a peer")
         if not (name + role).isprintable():
-            raise Refusal("malformed", "the name holds characters that cannot be printed")
+            raise RequestRefused("malformed", "the name holds characters that cannot be printed")
         enrolment = self.roster.enrolments[by]
         if (role == "directory") != (enrolment.role == "directory"):
-            raise Refusal(
+            raise RequestRefused(
                 "not-yours",
                 "this join token is for another directory: get one for peers with 'swarm token create'"
                 if enrolment.role == "directory"
@@ -132,32 +132,32 @@ class Registry:
         token = short_id(by)
         if role == "directory":
             if len(self.roster.sites) >= MAX_SITES:
-                raise Refusal("full", f"the swarm has {MAX_SITES} directories, which is its limit")
-            return self.locate(wire.Site(key, name, addresses, date, token))
+                raise RequestRefused("full", f"the swarm has {MAX_SITES} directories, which is its limit")
+            return self.locate(wire.DirectoryInfo(key, name, addresses, date, token))
         if len(self.roster.members) >= self._max_members:
-            raise Refusal("full", f"the swarm has {self._max_members} members, which is its limit")
+            raise RequestRefused("full", f"the swarm has {self._max_members} members, which is its limit")
         return self.merge(Roster({key: wire.Member(key, name, date, role, token)}))
 
-    def locate(self, site: wire.Site) -> Events:
+    def locate(self, site: wire.DirectoryInfo) -> Events:
         """A directory says where it is.
 
         Raises:
             Refusal: nobody could dial it there.
         """
         if not site.addresses or not all(map(is_dialable, site.addresses)) or not site.name.isprintable():
-            raise Refusal("malformed", "a directory needs a name and addresses that others could dial")
+            raise RequestRefused("malformed", "a directory needs a name and addresses that others could dial")
         return self.merge(Roster(sites={site.key: site}))
 
-    def issue(self, enrolment: wire.Enrolment) -> Events:
+    def issue(self, enrolment: wire.TokenRecord) -> Events:
         """A join token is good from now on.
 
         Raises:
             Refusal: it is known already, no key, or one too many.
         """
         if not _is_key(enrolment.key) or enrolment.key in {*self.roster.enrolments, *self.roster.members}:
-            raise Refusal("malformed", "this is not the key of a new join token")
+            raise RequestRefused("malformed", "this is not the key of a new join token")
         if len(self.roster.enrolments) >= MAX_TOKENS:
-            raise Refusal("full", f"the swarm has had {MAX_TOKENS} join tokens, which is its limit")
+            raise RequestRefused("full", f"the swarm has had {MAX_TOKENS} join tokens, which is its limit")
         return self.merge(Roster(enrolments={enrolment.key: enrolment}))
 
     def revoke(self, key: str, date: float) -> Events:
@@ -167,7 +167,7 @@ class Registry:
             Refusal: there is no such token.
         """
         if key not in self.roster.enrolments:
-            raise Refusal("unknown", "there is no such join token")
+            raise RequestRefused("unknown", "there is no such join token")
         revoked = msgspec.structs.replace(self.roster.enrolments[key], revoked=date)
         return self.merge(Roster(enrolments={key: revoked}))
 
@@ -181,7 +181,7 @@ class Registry:
         if key in self.roster.expelled:
             return ()
         if known is None:
-            raise Refusal("unknown", "there is no such peer")
+            raise RequestRefused("unknown", "there is no such peer")
         role = known.role if isinstance(known, wire.Member) else "directory"
         return self.merge(Roster(expelled={key: wire.Expulsion(key, date, known.name, role, known.token)}))
 
@@ -196,9 +196,9 @@ class Registry:
             self._holds.pop(key, None)
             events += self._remove(key, "it was expelled")
             self._left.pop(key, None)
-            events += self._happen(wire.Expelled(key))
-        events += (event for member in new.members.values() for event in self._happen(wire.Joined(member)))
-        events += (event for site in new.sites.values() for event in self._happen(wire.Listed(site)))
+            events += self._happen(wire.MemberExpelled(key))
+        events += (event for member in new.members.values() for event in self._happen(wire.MemberJoined(member)))
+        events += (event for site in new.sites.values() for event in self._happen(wire.DirectoryListed(site)))
         return tuple(events)
 
     # --- servers -----------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Registry:
         if lease is not None:
             lease.until = max(lease.until, now + lease.ttl)
 
-    def announce(self, peer: str, server: wire.Server, ttl: float, now: float) -> Events:
+    def announce(self, peer: str, server: wire.ServerInfo, ttl: float, now: float) -> Events:
         """`peer` serves what `server` says, for `ttl` seconds (at most `MAX_TTL`). No event if that is known.
 
         Raises:
@@ -220,28 +220,30 @@ class Registry:
             self._check(peer, server, known, now)
             if not server.start < server.end <= server.blocks:
                 span = f"{server.start}:{server.end}"
-                raise Refusal("malformed", f"the blocks {span} are not within {server.model!r}, 0:{server.blocks}")
+                raise RequestRefused(
+                    "malformed", f"the blocks {span} are not within {server.model!r}, 0:{server.blocks}"
+                )
         self._holds.pop(peer, None)
         self._grant(peer, min(ttl, MAX_TTL), now)
-        return () if server == known else self._happen(wire.Updated(server))
+        return () if server == known else self._happen(wire.ServerUpdated(server))
 
-    def announce_router(self, peer: str, router: wire.Router, ttl: float, now: float) -> Events:
+    def announce_router(self, peer: str, router: wire.RouterInfo, ttl: float, now: float) -> Events:
         """`peer` relays to those that nobody can dial, for `ttl` seconds. No event if that is known.
 
         Raises:
             Refusal: it may not.
         """
         if not self.is_member(peer):
-            raise Refusal("not-a-member", "this peer has not enrolled")
+            raise RequestRefused("not-a-member", "this peer has not enrolled")
         if router.key != peer or peer in self.view.servers:
-            raise Refusal("not-yours", "a router may only speak for its own key, and is no server")
+            raise RequestRefused("not-yours", "a router may only speak for its own key, and is no server")
         if peer not in self.view.routers and len(self.view.routers) >= MAX_ROUTERS:
-            raise Refusal("full", f"the swarm has {MAX_ROUTERS} routers, which is its limit")
+            raise RequestRefused("full", f"the swarm has {MAX_ROUTERS} routers, which is its limit")
         if not router.name.isprintable():
-            raise Refusal("malformed", "the name holds characters that cannot be printed")
+            raise RequestRefused("malformed", "the name holds characters that cannot be printed")
         for address in router.addresses:
             if is_relayed(address) or not is_dialable(address):
-                raise Refusal("malformed", f"{address!r} is no address that others could dial")
+                raise RequestRefused("malformed", f"{address!r} is no address that others could dial")
         self._grant(peer, min(ttl, MAX_TTL), now)
         return () if router == self.view.routers.get(peer) else self._happen(wire.RouterUpdated(router))
 
@@ -250,7 +252,7 @@ class Registry:
         self._holds.pop(peer, None)
         return self._remove(peer, "it left")
 
-    def place(self, peer: str, server: wire.Server, capacity: int, ttl: float, now: float) -> tuple[int, int]:
+    def place(self, peer: str, server: wire.ServerInfo, capacity: int, ttl: float, now: float) -> tuple[int, int]:
         """The span of at most `capacity` blocks that `peer` should serve; held for `ttl` seconds or until it announces.
 
         A server that was here before gets its last span again where that is about as good as the best one.
@@ -286,43 +288,43 @@ class Registry:
 
     # --- rules -------------------------------------------------------------------------------------------------------
 
-    def _check(self, peer: str, server: wire.Server, known: wire.Server | None, now: float) -> None:
+    def _check(self, peer: str, server: wire.ServerInfo, known: wire.ServerInfo | None, now: float) -> None:
         if not self.is_member(peer):
-            raise Refusal("not-a-member", "this peer has not enrolled")
+            raise RequestRefused("not-a-member", "this peer has not enrolled")
         if server.key != peer:
-            raise Refusal("not-yours", "a server may only speak for its own key")
+            raise RequestRefused("not-yours", "a server may only speak for its own key")
         if peer in self.view.routers:
-            raise Refusal("not-yours", "this peer is a router: a server needs a key of its own")
+            raise RequestRefused("not-yours", "this peer is a router: a server needs a key of its own")
         if not math.isfinite(server.throughput):
-            raise Refusal("malformed", "the throughput must be a finite number")
+            raise RequestRefused("malformed", "the throughput must be a finite number")
         if known is not None and _same_but_for_load(known, server):
             return
         if known is None and len(self.view.servers) >= self._max_servers:
-            raise Refusal("full", f"the swarm has {self._max_servers} servers, which is its limit")
+            raise RequestRefused("full", f"the swarm has {self._max_servers} servers, which is its limit")
         if server.blocks > MAX_BLOCKS:
-            raise Refusal("malformed", f"a model of {server.blocks} blocks is over the limit of {MAX_BLOCKS}")
+            raise RequestRefused("malformed", f"a model of {server.blocks} blocks is over the limit of {MAX_BLOCKS}")
         if not server.model or not (server.model + server.name).isprintable():
-            raise Refusal("malformed", "a server and its model need names that can be printed")
+            raise RequestRefused("malformed", "a server and its model need names that can be printed")
         if len(msgspec.msgpack.encode(server)) > MAX_SERVER:
-            raise Refusal("malformed", f"the announcement is over {MAX_SERVER} bytes")
+            raise RequestRefused("malformed", f"the announcement is over {MAX_SERVER} bytes")
         for address in server.addresses:
             if not is_dialable(address):
-                raise Refusal("malformed", f"{address!r} is no address that others could dial")
+                raise RequestRefused("malformed", f"{address!r} is no address that others could dial")
         for other in self._others(server, now):
             if reason := _conflict(other, server):
-                raise Refusal(
+                raise RequestRefused(
                     "conflict",
                     f"model {server.model!r} is already served with other weights ({reason}): "
                     "serve yours under another name with --model-name",
                 )
 
-    def _others(self, server: wire.Server, now: float) -> list[wire.Server]:
+    def _others(self, server: wire.ServerInfo, now: float) -> list[wire.ServerInfo]:
         """The other servers of the same model, announced or held."""
         self._holds = {key: hold for key, hold in self._holds.items() if now < hold.until}
         held = (hold.server for hold in self._holds.values())
         return [o for o in (*self.view.servers.values(), *held) if o.model == server.model and o.key != server.key]
 
-    def _throughputs(self, server: wire.Server, now: float) -> list[float]:
+    def _throughputs(self, server: wire.ServerInfo, now: float) -> list[float]:
         """Tokens per second of each block without `server`. One that has not measured yet counts as average."""
         others = (other for other in self._others(server, now) if other.state != "draining")
         return [float(throughput) for throughput in throughputs(others, server.blocks)]
@@ -342,7 +344,7 @@ class Registry:
             self._left.move_to_end(key)
             if len(self._left) > self._max_servers:
                 self._left.popitem(last=False)
-        return self._happen(wire.Gone(key, reason))
+        return self._happen(wire.PeerGone(key, reason))
 
     def _happen(self, event: wire.Event) -> Events:
         self.view = apply(self.view, event)
@@ -356,7 +358,7 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _same_but_for_load(known: wire.Server, server: wire.Server) -> bool:
+def _same_but_for_load(known: wire.ServerInfo, server: wire.ServerInfo) -> bool:
     """Whether nothing changed that the rules look at, but for the span and the state."""
     return known == msgspec.structs.replace(
         server,
@@ -374,7 +376,7 @@ def _same_but_for_load(known: wire.Server, server: wire.Server) -> bool:
     )
 
 
-def _conflict(one: wire.Server, other: wire.Server) -> str:
+def _conflict(one: wire.ServerInfo, other: wire.ServerInfo) -> str:
     """On what two servers of one model disagree; empty: on nothing."""
     if one.blocks != other.blocks:
         return f"{one.blocks} blocks there, {other.blocks} here"

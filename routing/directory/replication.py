@@ -15,7 +15,7 @@ from routing.directory.feed import parts
 from routing.directory.roster import Roster
 from routing.errors import DirectoryError
 from routing.links import Connected, Lost, Received
-from routing.membership.enrolment import Admission, Denied
+from routing.membership.enrolment import Admission, EnrolmentDenied
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ PAUSE = 1.0  # s between two questions
 PATIENCE = 10.0  # s until a question is asked again
 
 
-class Colleague:
+class DirectoryPeer:
     """
     Attributes:
         consulted: whether it has told us all that it knows.
@@ -39,18 +39,18 @@ class Colleague:
         self.consulted = False
         self.denied: DirectoryError | None = None
 
-    def step(self, digest: Callable[[], bytes], own: wire.Site) -> Iterator[Roster]:
+    def step(self, digest: Callable[[], bytes], own: wire.DirectoryInfo) -> Iterator[Roster]:
         """What it says, and ask it again when that is due. `digest` is that of our own roster, `own` says who asks."""
         for event in self._admission.collect():
             match event:
                 case Connected():
                     self.denied = None
                     self._ask_at = 0.0
-                case Denied(error):
+                case EnrolmentDenied(error):
                     if self.denied is None:
                         log.warning("%s (the directory at %s)", error, self._admission.where)
                     self.denied = error
-                case Received(_, wire.Roster() as roster):
+                case Received(_, wire.RosterPart() as roster):
                     yield roster_of(roster)
                 case Received(_, wire.Done(request)) if request == self._asked:
                     self.consulted = True
@@ -75,17 +75,17 @@ class Colleague:
         self._admission.close()
 
 
-def roster_of(message: wire.Roster) -> Roster:
+def roster_of(message: wire.RosterPart) -> Roster:
     return Roster.of(message.members, message.sites, message.enrolments, message.expelled)
 
 
-def messages_of(roster: Roster, request: int) -> Iterator[wire.Roster]:
+def messages_of(roster: Roster, request: int) -> Iterator[wire.RosterPart]:
     """The roster in messages that fit a frame; expulsions first, so that nobody expelled is let in meanwhile."""
     for expelled in parts(tuple(roster.expelled.values())):
-        yield wire.Roster(request, expelled=expelled)
+        yield wire.RosterPart(request, expelled=expelled)
     for enrolments in parts(tuple(roster.enrolments.values())):
-        yield wire.Roster(request, enrolments=enrolments)
+        yield wire.RosterPart(request, enrolments=enrolments)
     for sites in parts(tuple(roster.sites.values())):
-        yield wire.Roster(request, sites=sites)
+        yield wire.RosterPart(request, sites=sites)
     for members in parts(tuple(roster.members.values())):
-        yield wire.Roster(request, members=members)
+        yield wire.RosterPart(request, members=members)

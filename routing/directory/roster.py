@@ -19,7 +19,7 @@ import msgspec
 from routing import wire
 from routing.security import short_id
 
-Record = TypeVar("Record", wire.Member, wire.Site, wire.Enrolment, wire.Expulsion)
+Record = TypeVar("Record", wire.Member, wire.DirectoryInfo, wire.TokenRecord, wire.Expulsion)
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Roster:
     """Records by key. The mappings are never changed in place; nobody expelled is in `members` or `sites`."""
 
     members: Mapping[str, wire.Member] = field(default_factory=dict)
-    sites: Mapping[str, wire.Site] = field(default_factory=dict)
-    enrolments: Mapping[str, wire.Enrolment] = field(default_factory=dict)
+    sites: Mapping[str, wire.DirectoryInfo] = field(default_factory=dict)
+    enrolments: Mapping[str, wire.TokenRecord] = field(default_factory=dict)
     expelled: Mapping[str, wire.Expulsion] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         members: Iterable[wire.Member] = (),
-        sites: Iterable[wire.Site] = (),
-        enrolments: Iterable[wire.Enrolment] = (),
+        sites: Iterable[wire.DirectoryInfo] = (),
+        enrolments: Iterable[wire.TokenRecord] = (),
         expelled: Iterable[wire.Expulsion] = (),
     ) -> Roster:
         return cls().merge(
@@ -78,7 +78,7 @@ class Roster:
         enrolment = self.enrolments.get(key)
         return enrolment is not None and self.trouble(enrolment, date) == ""
 
-    def trouble(self, enrolment: wire.Enrolment, date: float) -> str:
+    def trouble(self, enrolment: wire.TokenRecord, date: float) -> str:
         """Why a join token lets nobody in any longer: `revoked`, `expired`, `used up`; empty: it does."""
         if enrolment.revoked is not None:
             return "revoked"
@@ -88,7 +88,7 @@ class Roster:
             return "used up"
         return ""
 
-    def used(self, enrolment: wire.Enrolment) -> int:
+    def used(self, enrolment: wire.TokenRecord) -> int:
         """How many have enrolled with a join token, those who were expelled included."""
         token = short_id(enrolment.key)
         tables = (self.members, self.sites, self.expelled)
@@ -105,11 +105,11 @@ def _settle(one: Record, other: Record) -> Record:
     if one == other:
         return one
     match one, other:
-        case wire.Enrolment(), wire.Enrolment():
+        case wire.TokenRecord(), wire.TokenRecord():
             revoked = [date for date in (one.revoked, other.revoked) if date is not None]
             first = min(one, other, key=_order)
             return msgspec.structs.replace(first, revoked=min(revoked, default=None))
-        case wire.Site(), wire.Site():
+        case wire.DirectoryInfo(), wire.DirectoryInfo():
             return max(one, other, key=lambda site: (site.updated, _order(site)))
         case wire.Member(), wire.Member():
             return min(one, other, key=lambda member: (member.enrolled, _order(member)))
@@ -118,7 +118,7 @@ def _settle(one: Record, other: Record) -> Record:
 
 
 def _order(record: Record) -> bytes:
-    if isinstance(record, wire.Enrolment):
+    if isinstance(record, wire.TokenRecord):
         record = msgspec.structs.replace(record, revoked=None)
     return msgspec.msgpack.encode(record)
 

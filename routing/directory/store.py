@@ -24,10 +24,10 @@ from routing.errors import DirectoryError
 from routing.security import AdminKey, Identity, SecurityError
 
 
-class State(msgspec.Struct, frozen=True):
+class StoredState(msgspec.Struct, frozen=True):
     members: tuple[wire.Member, ...] = ()
-    sites: tuple[wire.Site, ...] = ()
-    enrolments: tuple[wire.Enrolment, ...] = ()
+    sites: tuple[wire.DirectoryInfo, ...] = ()
+    enrolments: tuple[wire.TokenRecord, ...] = ()
     expelled: tuple[wire.Expulsion, ...] = ()
     version: int = 2
 
@@ -48,7 +48,7 @@ class _Versioned(msgspec.Struct, frozen=True):
     version: int
 
 
-class Ledger:
+class DirectoryStore:
     """
     Attributes:
         identity: the directory's.
@@ -121,10 +121,10 @@ class Ledger:
             version = msgspec.json.decode(content, type=_Versioned).version
             if version == 1:
                 old = msgspec.json.decode(content, type=_OldState)
-                enrolments = (wire.Enrolment(entry.key, 0.0, entry.expires) for entry in old.enrolments)
+                enrolments = (wire.TokenRecord(entry.key, 0.0, entry.expires) for entry in old.enrolments)
                 return Roster.of(old.members, enrolments=enrolments)
-            if version == State().version:
-                state = msgspec.json.decode(content, type=State)
+            if version == StoredState().version:
+                state = msgspec.json.decode(content, type=StoredState)
                 return Roster.of(state.members, state.sites, state.enrolments, state.expelled)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._damaged(f"{self._path} is damaged ({error})") from error
@@ -143,7 +143,7 @@ class Ledger:
             OSError: the disk is full, or the file cannot be written.
         """
         tables = (roster.members, roster.sites, roster.enrolments, roster.expelled)
-        state = State(*(tuple(table.values()) for table in tables))  # type: ignore[arg-type]
+        state = StoredState(*(tuple(table.values()) for table in tables))  # type: ignore[arg-type]
         _replace(self._path, msgspec.json.format(msgspec.json.encode(state), indent=1))
         self.roster = roster
 

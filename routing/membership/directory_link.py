@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from routing import wire
 from routing.errors import DirectoryError
 from routing.links import Connected, Lost, Received
-from routing.membership.enrolment import Admission, Denied
+from routing.membership.enrolment import Admission, EnrolmentDenied
 from routing.view import Mirror, View, only_figures_differ
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ RECONNECTING = 0.05  # s between two looks at the connection while there is none
 UNREACHABLE = 0.25  # s, where nobody answers: a connection that comes about is seen at once all the same
 
 Answer = wire.AnyMessage
-Announced = wire.Server | wire.Router
+Announced = wire.ServerInfo | wire.RouterInfo
 Announcement = wire.Announce | wire.AnnounceRouter
 Asking = Announcement | wire.Withdraw | wire.Place
 
@@ -33,7 +33,9 @@ Asking = Announcement | wire.Withdraw | wire.Place
 def announcement(request: int, peer: Announced) -> Announcement:
     """What a server or a router tells the directory of itself."""
     return (
-        wire.Announce(request, peer, TTL) if isinstance(peer, wire.Server) else wire.AnnounceRouter(request, peer, TTL)
+        wire.Announce(request, peer, TTL)
+        if isinstance(peer, wire.ServerInfo)
+        else wire.AnnounceRouter(request, peer, TTL)
     )
 
 
@@ -43,7 +45,7 @@ class _Asked:
     answer: Future[Answer]
 
 
-class Membership:
+class DirectoryLink:
     """
     Args:
         admission: the connection, which is closed with this.
@@ -127,9 +129,9 @@ class Membership:
             self._server = server
             self._renew_at = self._clock()
 
-    def update(self, server: wire.Server) -> None:
+    def update(self, server: wire.ServerInfo) -> None:
         """Replace what is announced; does nothing when nothing is."""
-        if not isinstance(self._server, wire.Server) or server == self._server:
+        if not isinstance(self._server, wire.ServerInfo) or server == self._server:
             return
         hurry = not only_figures_differ(self._server, server)
         self._server = server
@@ -165,7 +167,7 @@ class Membership:
                     self._on_connected()
                 case Lost():
                     self._on_loss()
-                case Denied(error):
+                case EnrolmentDenied(error):
                     self._on_denied(error)
                 case Received(_, message):
                     self._on_message(message)

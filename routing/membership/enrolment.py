@@ -18,14 +18,14 @@ from routing import wire
 from routing.addresses import MOST
 from routing.errors import DirectoryError
 from routing.links import Connected, Context, Dialer, LinkEvent, LossReason, Lost, Received
-from routing.security import Identity, Whereabouts
+from routing.security import DirectoryAddress, Identity
 
 log = logging.getLogger(__name__)
 
 RETRY = 5.0  # s until a directory that has said no is asked again
 
 
-class Denied(NamedTuple):
+class EnrolmentDenied(NamedTuple):
     """The directory said no, or is another one. It is tried again after `RETRY` seconds, because that may change."""
 
     error: DirectoryError
@@ -49,7 +49,7 @@ class Admission:
         self,
         context: Context,
         poller: zmq.Poller,
-        site: Whereabouts,
+        site: DirectoryAddress,
         secret: bytes | None,
         identity: Identity,
         enrol: wire.Enrol,
@@ -102,7 +102,7 @@ class Admission:
         """Queue a message under our own key; False: there is no connection, or its queue is full."""
         return self.up and self._own.send(self._site.key, message)
 
-    def collect(self) -> Iterator[Connected | Lost | Received | Denied]:
+    def collect(self) -> Iterator[Connected | Lost | Received | EnrolmentDenied]:
         """What has happened under our own key, without waiting. `Lost` comes with each attempt that fails."""
         for event in self._own.collect():
             yield from self._on_own(event)
@@ -114,20 +114,20 @@ class Admission:
         if self._enrol_until is not None and now >= self._enrol_until:
             yield self.deny(f"the directory at {self.where} does not answer")
 
-    def deny(self, message: str, code: str = "") -> Denied:
+    def deny(self, message: str, code: str = "") -> EnrolmentDenied:
         """Hang up, and try again after `RETRY` seconds."""
         self._hang_up()
         self.up = self._has_enrolled = False
         self._impostors = 0
         self._dial_at = self._clock() + RETRY
-        return Denied(DirectoryError(message, code))
+        return EnrolmentDenied(DirectoryError(message, code))
 
     def close(self) -> None:
         self._own.close()
         if self._enrolling is not None:
             self._enrolling.close()
 
-    def _on_own(self, event: LinkEvent) -> Iterator[Connected | Lost | Received | Denied]:
+    def _on_own(self, event: LinkEvent) -> Iterator[Connected | Lost | Received | EnrolmentDenied]:
         match event:
             case Connected():
                 self.up, self._has_enrolled = True, False
@@ -148,7 +148,7 @@ class Admission:
             case Received():
                 yield event
 
-    def _on_enrolling(self, event: LinkEvent) -> Iterator[Lost | Denied]:
+    def _on_enrolling(self, event: LinkEvent) -> Iterator[Lost | EnrolmentDenied]:
         assert self._enrolling is not None
         match event:
             case Connected():
@@ -181,7 +181,7 @@ class Admission:
         self.loss = event.reason
         return event
 
-    def _on_loss(self, event: Lost) -> Iterator[Lost | Denied]:
+    def _on_loss(self, event: Lost) -> Iterator[Lost | EnrolmentDenied]:
         yield self._lost(event)
         # Twice, because a directory that stops while we connect looks the same.
         self._impostors = self._impostors + 1 if event.impostor else 0

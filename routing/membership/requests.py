@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from routing.membership.directory_link import Announced, Answer, Asking, Membership, announcement
+from routing.membership.directory_link import Announced, Answer, Asking, DirectoryLink, announcement
 
 
-class Anywhere:
+class AskAny:
     """Asks the first directory that is connected, and another when that one is lost."""
 
     def __init__(self, make: Callable[[int], Asking], answer: Future[Answer]) -> None:
         self._make = make
         self._answer = answer
-        self._asked: Membership | None = None
+        self._asked: DirectoryLink | None = None
         self._theirs: Future[Answer] = Future()
 
-    def settle(self, memberships: Sequence[Membership]) -> bool:
+    def settle(self, memberships: Sequence[DirectoryLink]) -> bool:
         """Do what is due; whether there is nothing more to do."""
         if self._theirs.done():
             _pass_on(self._theirs, self._answer)
@@ -35,7 +35,7 @@ class Anywhere:
             self._asked.forget(self._theirs)
 
 
-class Everywhere:
+class AskAll:
     """Announces to all directories. A single refusal is one; else it is done once all that are connected have said so.
 
     Args:
@@ -46,9 +46,9 @@ class Everywhere:
         self.server = server
         self._before = before
         self._answer = answer
-        self._asked: dict[Membership, Future[Answer]] = {}
+        self._asked: dict[DirectoryLink, Future[Answer]] = {}
 
-    def settle(self, memberships: Sequence[Membership]) -> bool:
+    def settle(self, memberships: Sequence[DirectoryLink]) -> bool:
         """Do what is due; whether there is nothing more to do."""
         for membership in memberships:
             if membership.is_up and membership not in self._asked:

@@ -58,7 +58,7 @@ def choose_span(coverage: Sequence[float], capacity: int, last: tuple[int, int] 
     return start, start + size
 
 
-def throughputs(servers: Iterable[wire.Server], blocks: int) -> Throughputs:
+def throughputs(servers: Iterable[wire.ServerInfo], blocks: int) -> Throughputs:
     """`[blocks]` tokens per second of each block over all servers. One that has not measured itself is average."""
     known = list(servers)
     rates = _rates(known)
@@ -69,7 +69,7 @@ def throughputs(servers: Iterable[wire.Server], blocks: int) -> Throughputs:
 
 
 def better_span(
-    servers: Iterable[wire.Server], me: str, capacity: int, blocks: int, threshold: float = THRESHOLD
+    servers: Iterable[wire.ServerInfo], me: str, capacity: int, blocks: int, threshold: float = THRESHOLD
 ) -> tuple[int, int] | None:
     """The span `(start, end)` to which the server `me` should move now; None: it should stay.
 
@@ -135,7 +135,7 @@ class _Held(NamedTuple):
     rate: float
 
 
-def _rates(servers: Sequence[wire.Server]) -> list[float]:
+def _rates(servers: Sequence[wire.ServerInfo]) -> list[float]:
     measured = [server.throughput for server in servers if server.throughput > 0]
     average = sum(measured) / len(measured) if measured else 1.0
     return [(server.throughput or average) / (server.end - server.start) for server in servers]

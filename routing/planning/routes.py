@@ -52,7 +52,7 @@ def no_latency(one: str | None, other: str) -> float:
 
 
 @dataclass(frozen=True)
-class Query:
+class RouteQuery:
     """What a session needs.
 
     Attributes:
@@ -80,7 +80,7 @@ class Query:
     relayed: frozenset[str] = frozenset()
 
 
-def coverage(servers: Iterable[wire.Server], blocks: int) -> list[int]:
+def coverage(servers: Iterable[wire.ServerInfo], blocks: int) -> list[int]:
     """`[blocks]` how many ready servers of a model hold each block."""
     changes = [0] * (blocks + 1)
     for server in servers:
@@ -90,13 +90,13 @@ def coverage(servers: Iterable[wire.Server], blocks: int) -> list[int]:
     return list(itertools.accumulate(changes[:blocks]))
 
 
-def missing(servers: Iterable[wire.Server], blocks: int) -> Spans:
+def missing(servers: Iterable[wire.ServerInfo], blocks: int) -> Spans:
     """The spans, as (start, end), that no ready server holds."""
     return _gaps(coverage(servers, blocks))
 
 
 def plan(
-    servers: Iterable[wire.Server], blocks: int, query: Query, kept: Sequence[wire.Hop] = ()
+    servers: Iterable[wire.ServerInfo], blocks: int, query: RouteQuery, kept: Sequence[wire.Hop] = ()
 ) -> tuple[wire.Hop, ...]:
     """The cheapest route over `0:blocks`. A hop may be a part of its server's span; no server comes twice.
 
@@ -124,7 +124,7 @@ def plan(
 
 
 def _cheapest(
-    usable: list[wire.Server], span: tuple[int, int], query: Query, before: str | None, after: str | None
+    usable: list[wire.ServerInfo], span: tuple[int, int], query: RouteQuery, before: str | None, after: str | None
 ) -> tuple[wire.Hop, ...]:
     """The cheapest hops over `span`, between two peers; None is the client."""
     usable.sort(key=lambda server: server.key)
@@ -152,7 +152,7 @@ def _cheapest(
     return tuple(wire.Hop(usable[leg.which].key, usable[leg.which].addresses, leg.start, leg.end) for leg in legs)
 
 
-def _load(server: wire.Server) -> float:
+def _load(server: wire.ServerInfo) -> float:
     return 1 + LOAD_PER_SESSION * server.sessions
 
 
@@ -160,7 +160,9 @@ def _nanoseconds(seconds: float) -> int:
     return round(min(max(seconds, 0.0), 1e6) * 1e9)
 
 
-def _usable(servers: Iterable[wire.Server], blocks: int, query: Query, span: tuple[int, int]) -> list[wire.Server]:
+def _usable(
+    servers: Iterable[wire.ServerInfo], blocks: int, query: RouteQuery, span: tuple[int, int]
+) -> list[wire.ServerInfo]:
     """The servers that the session may use for blocks of `span`.
 
     Raises:
@@ -212,12 +214,12 @@ def _usable(servers: Iterable[wire.Server], blocks: int, query: Query, span: tup
     return trusted
 
 
-def _inner(server: wire.Server) -> wire.Server:
+def _inner(server: wire.ServerInfo) -> wire.ServerInfo:
     """Without the first and the last block of the model."""
     return msgspec.structs.replace(server, start=max(server.start, 1), end=min(server.end, server.blocks - 1))
 
 
-def _uncovered(servers: Sequence[wire.Server], span: tuple[int, int]) -> Spans:
+def _uncovered(servers: Sequence[wire.ServerInfo], span: tuple[int, int]) -> Spans:
     first, last = span
     held = [0] * (last - first + 1)
     for server in servers:

@@ -35,7 +35,7 @@ PATIENCE = 5.0  # s to connect
 CALLERS = 128  # at a time
 
 
-class Agent:
+class RelayAgent:
     """
     Args:
         routers: the routers of the swarm, by key; asked again and again, from the agent's own thread.
@@ -44,7 +44,7 @@ class Agent:
 
     def __init__(
         self,
-        routers: Callable[[], Mapping[str, wire.Router]],
+        routers: Callable[[], Mapping[str, wire.RouterInfo]],
         identity: Identity,
         host: str,
         port: int,
@@ -59,7 +59,7 @@ class Agent:
         self._dialer = Dialer(self._context, identity, self._poller, clock)
         self._background = Background("agent-callers")
         self._requests = itertools.count(1)
-        self._known: Mapping[str, wire.Router] = {}
+        self._known: Mapping[str, wire.RouterInfo] = {}
         self._registered: dict[str, tuple[str, ...]] = {}  # router's key, and our addresses there
         self._renew_at: dict[str, float] = {}
         self._callers: set[Future[None]] = set()
@@ -104,7 +104,7 @@ class Agent:
                 if now >= due:
                     self._register(router)
 
-    def _follow(self, routers: Mapping[str, wire.Router]) -> None:
+    def _follow(self, routers: Mapping[str, wire.RouterInfo]) -> None:
         """Dial the routers that are ours. One that is up stays, also when the directory has lost sight of it."""
         self._known = routers
         # Each peer has an order of its own, so that peers spread over routers.

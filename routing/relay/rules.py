@@ -74,7 +74,7 @@ class Preamble(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Limits:
+class RelayLimits:
     """
     Attributes:
         connections: TCP connections in all; a relayed one counts twice, as does a peer's ticket and its dialer.
@@ -103,7 +103,7 @@ class _Peer:
 
 
 @dataclass(frozen=True)
-class Call:
+class PendingCall:
     """A dialer that waits: the peer with this key is to be told of the ticket along `route`."""
 
     ticket: bytes
@@ -115,9 +115,9 @@ class Relay:
     """A router's state. `now` is a clock that never jumps."""
 
     def __init__(
-        self, limits: Limits | None = None, new_ticket: Callable[[], bytes] = lambda: secrets.token_bytes(NAME)
+        self, limits: RelayLimits | None = None, new_ticket: Callable[[], bytes] = lambda: secrets.token_bytes(NAME)
     ) -> None:
-        self.limits = limits or Limits()
+        self.limits = limits or RelayLimits()
         self._new_ticket = new_ticket
         self._sources: Counter[str] = Counter()
         self._connections = 0
@@ -159,7 +159,7 @@ class Relay:
 
     # --- dialers -----------------------------------------------------------------------------------------------------
 
-    def dial(self, name: bytes, now: float) -> Call | None:
+    def dial(self, name: bytes, now: float) -> PendingCall | None:
         """Somebody wants the peer called `name`; `hung_up` when that ends. None: it is not here, or too many do."""
         peer = self._peers.get(name)
         if peer is None or now >= peer.until:
@@ -170,14 +170,14 @@ class Relay:
         ticket = self._new_ticket()
         self._waiting[ticket] = peer.key, now + self.limits.patience
         self._dialers[peer.key] += 1
-        return Call(ticket, peer.key, peer.route)
+        return PendingCall(ticket, peer.key, peer.route)
 
     def redeem(self, ticket: bytes, now: float) -> bool:
         """Whether a dialer waits for who shows this ticket, which is good once."""
         _, until = self._waiting.pop(ticket, ("", now))
         return now < until
 
-    def hung_up(self, call: Call) -> None:
+    def hung_up(self, call: PendingCall) -> None:
         """The dialer of this call is gone, whether it was joined or not."""
         self._waiting.pop(call.ticket, None)
         _decrease(self._dialers, call.key)

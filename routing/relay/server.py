@@ -28,9 +28,9 @@ import zmq
 from routing import wire
 from routing.addresses import reachable
 from routing.links import Context, Listener, Received, Socket, cannot_listen, split_address
-from routing.relay.rules import JOINED, PREAMBLE, ZMTP, Call, Limits, Preamble, Relay
-from routing.relay.splice import BACKLOG, IDLE, Background, Stream, connect, serve, splice
-from routing.security import Gate, Identity
+from routing.relay.rules import JOINED, PREAMBLE, ZMTP, PendingCall, Preamble, Relay, RelayLimits
+from routing.relay.splice import BACKLOG, IDLE, Background, SplicedStream, connect, serve, splice
+from routing.security import Identity, ZapAuthenticator
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ HURRY = 5.0  # s
 class _Guest(NamedTuple):
     """A dialer that waits for a peer's connection, and will be done with it."""
 
-    met: asyncio.Future[Stream]
+    met: asyncio.Future[SplicedStream]
     parted: asyncio.Future[None]
 
 
-class Router:
+class RelayServer:
     """
     Args:
         bind: `HOST:PORT`; port 0 takes any free one.
@@ -69,7 +69,7 @@ class Router:
         *,
         heard: Callable[[str], bool] | None = None,
         advertise: Sequence[str] = (),
-        limits: Limits | None = None,
+        limits: RelayLimits | None = None,
         hurry: float = HURRY,
         idle: float = IDLE,
         clock: Callable[[], float] = time.monotonic,
@@ -81,7 +81,7 @@ class Router:
         self._clock = clock
         self._relay = Relay(limits)
         self._lock = threading.Lock()  # of the relay, which both threads ask
-        self._calls: deque[Call] = deque()  # to tell the peers of
+        self._calls: deque[PendingCall] = deque()  # to tell the peers of
         self._guests: dict[bytes, _Guest] = {}  # by ticket
         self._resources = ExitStack()
         with self._resources:
@@ -91,7 +91,7 @@ class Router:
             self.addresses = reachable(split_address(bind)[0], port, advertise)
             context: Context = zmq.Context()
             self._resources.callback(context.term)
-            gate = Gate(context, admits)
+            gate = ZapAuthenticator(context, admits)
             self._resources.callback(gate.close)
             self._listener = Listener(context, "127.0.0.1:0", identity, heard or admits)
             self._resources.callback(self._listener.close)
@@ -103,9 +103,9 @@ class Router:
             self._background.start(serve(listening, self._on_connection))
             self._resources = self._resources.pop_all()
 
-    def entry(self, name: str) -> wire.Router:
+    def entry(self, name: str) -> wire.RouterInfo:
         """What to announce to the directory."""
-        return wire.Router(self._identity.public, name, self.addresses)
+        return wire.RouterInfo(self._identity.public, name, self.addresses)
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +152,7 @@ class Router:
                 answer = wire.Refused("malformed", "a router has no answer to this", request=request)
         self._listener.send(route, answer)
 
-    def _tell(self, call: Call) -> None:
+    def _tell(self, call: PendingCall) -> None:
         # A member that has been expelled may still be connected.
         if self._admits(call.key) and self._listener.send(call.route, wire.Caller(call.ticket)):
             return
@@ -162,7 +162,7 @@ class Router:
 
     # --- the connections: the other thread ---------------------------------------------------------------------------
 
-    async def _on_connection(self, stream: Stream) -> None:
+    async def _on_connection(self, stream: SplicedStream) -> None:
         source = str((stream.writer.get_extra_info("peername") or ("?",))[0])
         with self._lock:
             taken = self._relay.arrive(source)
@@ -175,7 +175,7 @@ class Router:
             with self._lock:
                 self._relay.leave(source)
 
-    async def _serve(self, stream: Stream) -> None:
+    async def _serve(self, stream: SplicedStream) -> None:
         async with asyncio.timeout(self._hurry):
             first = await stream.reader.readexactly(1)
             rest = b"" if first == ZMTP else await stream.reader.readexactly(PREAMBLE - 1)
@@ -190,7 +190,7 @@ class Router:
             case Preamble("ticket", ticket):
                 await self._join(stream, ticket)
 
-    async def _dial(self, stream: Stream, name: bytes) -> None:
+    async def _dial(self, stream: SplicedStream, name: bytes) -> None:
         """Let the peer know, wait for it, and join the two."""
         with self._lock:
             call = self._relay.dial(name, self._clock())
@@ -214,7 +214,7 @@ class Router:
             if not guest.parted.done():  # cancelled, where the router itself ends
                 guest.parted.set_result(None)
 
-    async def _join(self, stream: Stream, ticket: bytes) -> None:
+    async def _join(self, stream: SplicedStream, ticket: bytes) -> None:
         """Hand the connection over to the dialer that the ticket stands for, until they part."""
         with self._lock:
             good = self._relay.redeem(ticket, self._clock())
@@ -230,7 +230,7 @@ class Router:
             guest.met.set_exception(ConnectionError("the peer is gone"))
 
 
-def allow_connections(limits: Limits) -> None:
+def allow_connections(limits: RelayLimits) -> None:
     """Ask the system for the file descriptors that a router of these limits takes; three for a peer that registers."""
     if sys.platform != "win32":
         import resource

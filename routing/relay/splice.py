@@ -21,20 +21,20 @@ BACKLOG = 256  # connections that wait to be accepted
 FLUSH = 5.0  # s for the last bytes to be taken
 
 
-class Stream(NamedTuple):
+class SplicedStream(NamedTuple):
     """A TCP connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
 
-async def connect(host: str, port: int, timeout: float) -> Stream:
+async def connect(host: str, port: int, timeout: float) -> SplicedStream:
     """Raises: OSError: nobody answers (TimeoutError: within `timeout` seconds)."""
     async with asyncio.timeout(timeout):
-        return Stream(*await asyncio.open_connection(host, port, limit=LIMIT))
+        return SplicedStream(*await asyncio.open_connection(host, port, limit=LIMIT))
 
 
-async def close(stream: Stream) -> None:
+async def close(stream: SplicedStream) -> None:
     """Close, and cut off a side that does not take what is still under way to it."""
     stream.writer.close()
     try:
@@ -46,14 +46,14 @@ async def close(stream: Stream) -> None:
             raise
 
 
-async def serve(listening: socket.socket, handle: Callable[[Stream], Awaitable[None]]) -> None:
+async def serve(listening: socket.socket, handle: Callable[[SplicedStream], Awaitable[None]]) -> None:
     """Let `handle` have each connection until this is cancelled; a connection is closed when it returns.
 
     An OSError of a connection, and its early end, are the end of that one.
     """
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stream = Stream(reader, writer)
+        stream = SplicedStream(reader, writer)
         # Cancelled means that the thread ends; asyncio of Python 3.11 would log that as an error.
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             try:
@@ -68,7 +68,7 @@ async def serve(listening: socket.socket, handle: Callable[[Stream], Awaitable[N
         server.close()
 
 
-async def splice(one: Stream, other: Stream, idle: float = IDLE) -> None:
+async def splice(one: SplicedStream, other: SplicedStream, idle: float = IDLE) -> None:
     """Pass bytes on both ways until either side ends or nothing has moved for `idle` seconds; then close both.
 
     What one side does not take stops the other: no more than a few buffers are held.
@@ -76,7 +76,7 @@ async def splice(one: Stream, other: Stream, idle: float = IDLE) -> None:
     loop = asyncio.get_running_loop()
     moved = loop.time()
 
-    async def carry(source: Stream, sink: Stream) -> None:
+    async def carry(source: SplicedStream, sink: SplicedStream) -> None:
         nonlocal moved
         with suppress(OSError):
             while data := await source.reader.read(LIMIT):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from routing.relay.rules import JOINED, Limits, Preamble, Way
-from routing.relay.splice import Background, Stream, close, connect, serve, splice
+from routing.relay.rules import JOINED, Preamble, RelayLimits, Way
+from routing.relay.splice import Background, SplicedStream, close, connect, serve, splice
 
-PATIENCE = Limits().patience + 1.0  # s until the router must have joined us to the peer
+PATIENCE = RelayLimits().patience + 1.0  # s until the router must have joined us to the peer
 
 
 class Tunnel:
@@ -33,7 +33,7 @@ class Tunnel:
         self.port = int(listening.getsockname()[1])
         self._serving = background.start(serve(listening, self._pass_on))
 
-    async def _pass_on(self, here: Stream) -> None:
+    async def _pass_on(self, here: SplicedStream) -> None:
         self.joined = False
         there = await connect(self._way.host, self._way.port, PATIENCE)
         try:

@@ -194,10 +194,10 @@ commands: Sequence[click.Command] = (token, peers, expel)
 
 # --- what is found and shown -----------------------------------------------------------------------------------------
 
-Peer = wire.Member | wire.Site
+Peer = wire.Member | wire.DirectoryInfo
 
 
-def _the_token(roster: Roster, wanted: str) -> wire.Enrolment:
+def _the_token(roster: Roster, wanted: str) -> wire.TokenRecord:
     if wanted.startswith(TOKEN_PREFIX):
         wanted = short_id(Identity.from_secret(JoinToken.parse(wanted).secret).public)
     found = [enrolment for enrolment in roster.enrolments.values() if short_id(enrolment.key).startswith(wanted)]
@@ -236,7 +236,7 @@ def _names(peers: Sequence[Peer]) -> str:
     return ", ".join(f"{peer.name or 'a peer'} ({short_id(peer.key)})" for peer in peers)
 
 
-def _token_entry(roster: Roster, enrolment: wire.Enrolment, now: float) -> dict[str, Any]:
+def _token_entry(roster: Roster, enrolment: wire.TokenRecord, now: float) -> dict[str, Any]:
     entry = {key: value for key, value in msgspec.structs.asdict(enrolment).items() if key != "key"}
     state = roster.trouble(enrolment, now) or "good"
     return {"id": short_id(enrolment.key), "state": state, **entry, "used": roster.used(enrolment)}

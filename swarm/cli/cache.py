@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from backends.artifact_cache import Kept, entries, remove
+from backends.artifact_cache import HeldArtifact, entries, remove
 from swarm.cli.admin import duration, json_option
 from swarm.cli.tables import ago, show
 from swarm.models import resolve
@@ -65,11 +65,11 @@ def clear(older_than: float | None) -> None:
         click.echo(f"in use and left: {', '.join(left)}")
 
 
-def _model(kept: Kept) -> str:
+def _model(kept: HeldArtifact) -> str:
     return resolve.name_of(Path(kept.label.model)) if kept.label else "(unfinished)"
 
 
-def _as_json(kept: Kept) -> dict[str, object]:
+def _as_json(kept: HeldArtifact) -> dict[str, object]:
     label = asdict(kept.label) if kept.label else {}
     facts = {"name": _model(kept), "path": str(kept.path), "size": kept.size, "used": kept.used, "open": kept.open}
     return {**label, **facts}

@@ -15,7 +15,7 @@ from rich.table import Table
 from swarm.chat_templates import Template, detected
 from swarm.cli import conversation, generate, status
 from swarm.cli.conversation import Conversation
-from swarm.cli.markdown import Writer, before
+from swarm.cli.markdown import MarkdownWriter, before
 from swarm.client.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
 from swarm.errors import BadRequest, SwarmError
 from swarm.tokenizer import Tokenizer
@@ -186,7 +186,7 @@ class Chat:
         options = generate.checkable(sampling, self._verify)
         pieces = generate.continued(partner.session, partner.tokenizer, ids, self._new, options)
         said: list[str] = []
-        with Writer(self._answers) as writer, suppress(KeyboardInterrupt):
+        with MarkdownWriter(self._answers) as writer, suppress(KeyboardInterrupt):
             for piece in before(pieces, partner.template.stop if partner.template else ""):
                 said.append(piece)
                 writer.write(piece)

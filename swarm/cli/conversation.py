@@ -14,7 +14,7 @@ from swarm.system import home
 _NAME = re.compile(r"[\w][\w .-]{0,63}")
 
 
-class Message(msgspec.Struct, frozen=True):
+class ChatTurn(msgspec.Struct, frozen=True):
     role: str
     content: str
 
@@ -24,18 +24,18 @@ class Conversation(msgspec.Struct):
 
     model: str = ""
     system: str = ""
-    messages: list[Message] = []
+    messages: list[ChatTurn] = []
 
     def __len__(self) -> int:
         return len(self.messages)
 
     def prompt(self, question: str) -> list[dict[str, Any]]:
         """What the model is given for the next answer."""
-        said = [Message("system", self.system)] if self.system else []
-        return [msgspec.structs.asdict(message) for message in (*said, *self.messages, Message("user", question))]
+        said = [ChatTurn("system", self.system)] if self.system else []
+        return [msgspec.structs.asdict(message) for message in (*said, *self.messages, ChatTurn("user", question))]
 
     def add(self, question: str, answer: str) -> None:
-        self.messages += [Message("user", question), Message("assistant", answer)]
+        self.messages += [ChatTurn("user", question), ChatTurn("assistant", answer)]
 
 
 def save(conversation: Conversation, name: str) -> Path:

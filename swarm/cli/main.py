@@ -244,7 +244,7 @@ def directory(
 @click.option(
     "--drain",
     type=click.FloatRange(0),
-    default=serving.Settings.drain,
+    default=serving.ServerSettings.drain,
     show_default=True,
     metavar="SECONDS",
     help="How long a server that is asked to stop waits for its sessions to move to others.",
@@ -252,7 +252,7 @@ def directory(
 @click.option(
     "--awake",
     type=click.FloatRange(0),
-    default=serving.Settings.awake,
+    default=serving.ServerSettings.awake,
     show_default=True,
     metavar="SECONDS",
     help="How long it stays awake for the next step of an answer, which is faster and takes power. 0: never.",
@@ -265,7 +265,7 @@ def server(join_token: str | None, blocks: str | None, verbose: bool, **options:
     log_to_stderr(verbose)
     with clear_errors(), stopping() as stop:
         span = serving.parse_span(blocks) if blocks else None
-        serving.serve(serving.Settings(join=join.find(join_token), blocks=span, **options), stop)
+        serving.serve(serving.ServerSettings(join=join.find(join_token), blocks=span, **options), stop)
 
 
 @cli.command()

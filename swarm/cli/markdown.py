@@ -28,7 +28,7 @@ def complete(text: str) -> int:
     return settled
 
 
-class Writer:
+class MarkdownWriter:
     """Takes an answer in pieces. Where the output is no terminal, it is the plain text."""
 
     def __init__(self, console: Console) -> None:

@@ -8,18 +8,18 @@ from contextlib import ExitStack
 
 from routing.client import DirectoryClient
 from routing.links import split_address
-from routing.relay.rules import Limits
-from routing.relay.server import Router, allow_connections
+from routing.relay.rules import RelayLimits
+from routing.relay.server import RelayServer, allow_connections
 from routing.security import JoinToken
-from swarm.server.rate_limits import Floods
+from swarm.server.rate_limits import FloodGuard
 from swarm.system import firewall
 from swarm.system.identities import claimed
-from swarm.system.process import Stop, announce
+from swarm.system.process import StopSignal, announce
 
 RATE, BURST = 50.0, 500.0  # messages per second and at once, of one peer, which registers every few seconds
 
 
-def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop) -> None:
+def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: StopSignal) -> None:
     """Join the swarm and relay until `stop` is set.
 
     Raises:
@@ -27,13 +27,13 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: Stop)
     """
     token = JoinToken.parse(join)
     firewall.tell_once(split_address(bind)[0])
-    limits = Limits()
+    limits = RelayLimits()
     allow_connections(limits)
     with ExitStack() as resources:
         name, identity = resources.enter_context(claimed("router", name))
         directory = resources.enter_context(DirectoryClient(token, identity, name, role="router"))
-        floods = Floods(time.monotonic, RATE, BURST)
-        router = Router(
+        floods = FloodGuard(time.monotonic, RATE, BURST)
+        router = RelayServer(
             bind,
             identity,
             lambda key: directory.admits(key) and floods.admits(key),

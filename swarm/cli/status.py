@@ -44,7 +44,7 @@ def as_json(models: Sequence[ServedModel], view: View) -> dict[str, Any]:
     }
 
 
-def _place(each: wire.Site | wire.Router) -> dict[str, Any]:
+def _place(each: wire.DirectoryInfo | wire.RouterInfo) -> dict[str, Any]:
     return {"key": each.key, "name": each.name, "addresses": each.addresses}
 
 
@@ -102,13 +102,13 @@ def _table(model: ServedModel) -> Table:
     return table
 
 
-def _engine(server: wire.Server) -> str:
+def _engine(server: wire.ServerInfo) -> str:
     """`cpu float32`; what is not the default backend is named."""
     name = "" if server.backend == registry.DEFAULT else f" {server.backend}"
     return f"{server.device} {server.quantize or server.dtype}{name}"
 
 
-def _bar(server: wire.Server, blocks: int) -> Text:
+def _bar(server: wire.ServerInfo, blocks: int) -> Text:
     start, end = server.start * BAR // blocks, max(server.end * BAR // blocks, server.start * BAR // blocks + 1)
     bar = Text("·" * start, style="dim")
     bar.append("█" * (end - start), style=COLOURS[server.state])

@@ -21,7 +21,7 @@ from swarm.models import resolve
 from swarm.system import home
 from swarm.system.jobs import Job
 from swarm.system.join import remember
-from swarm.system.process import PARENT, Stop, announce
+from swarm.system.process import PARENT, StopSignal, announce
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Child:
             self._last.append(line.strip())
             print(f"[{self.name}] {line}", end="", file=sys.stderr, flush=True)
 
-    def wait_ready(self, stop: Stop) -> str:
+    def wait_ready(self, stop: StopSignal) -> str:
         """Its first line of the contract. Raises: SwarmError: it ended without one."""
         limit = time.monotonic() + READY_TIMEOUT
         while not self._first.wait(0.2):
@@ -124,7 +124,7 @@ def up(
     share: bool,
     backend: str,
     options: Sequence[str],
-    stop: Stop,
+    stop: StopSignal,
     verify: int = 0,
 ) -> None:
     """Start directory, servers and gateway; print `join:` and `ready:`; watch over them until `stop` is set.
@@ -182,7 +182,7 @@ def up(
             child.ask_to_stop()  # all at once; the stack then waits for each
 
 
-def _watch(directory: Child, gateway: Child, servers: list[Child], stop: Stop) -> None:
+def _watch(directory: Child, gateway: Child, servers: list[Child], stop: StopSignal) -> None:
     while not stop.wait(0.5):
         for child in (directory, gateway):
             if child.process.poll() is not None:

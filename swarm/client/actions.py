@@ -17,7 +17,7 @@ class Send:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanRoute:
     """Find a route for the session without the servers in `avoid`; answer with `routed` or `no_route`.
 
     If it can be, the hops in `keep`, which have parts of the session cached, stay as they are.
@@ -28,14 +28,14 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Ban:
+class ReportFailure:
     """The peer failed; routes of other sessions should avoid it for a while too."""
 
     peer: str
 
 
 @dataclass(frozen=True)
-class Praise:
+class ReportSuccess:
     """The peer answered as it should."""
 
     peer: str
@@ -68,10 +68,10 @@ class Emit:
 
 
 @dataclass(frozen=True)
-class Done:
+class Finished:
     """The generation or step has ended; with `error`, by failing. The session can be used again."""
 
     error: SwarmError | None = None
 
 
-Action = Send | Plan | Ban | Praise | Emit | Done
+Action = Send | PlanRoute | ReportFailure | ReportSuccess | Emit | Finished

@@ -9,15 +9,15 @@ from typing import Any, Self, Unpack
 
 from backends.stage import Array, Output
 from routing import wire
-from swarm.client.actions import Done, Emit, Notice, Routed, StepOutput
-from swarm.client.client import Base, ClientSession, SamplingOptions, Step, as_ids, required, verified
+from swarm.client.actions import Emit, Finished, Notice, Routed, StepOutput
+from swarm.client.client import BaseClient, ClientSession, SamplingOptions, Step, as_ids, required, verified
 from swarm.client.driver import Link
 from swarm.client.verify import Verdict
 from swarm.sampling import Sampling
 from swarm.tokenizer import Detokenizer, Tokenizer
 
 
-class AsyncSwarmClient(Base):
+class AsyncSwarmClient(BaseClient):
     """`SwarmClient` for asyncio. The work is done in the client's own thread, so any event loop will do."""
 
     async def __aenter__(self) -> Self:
@@ -153,9 +153,9 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Emit | Done] = asyncio.Queue()
+        self._queue: asyncio.Queue[Emit | Finished] = asyncio.Queue()
 
-    def put(self, item: Emit | Done) -> None:
+    def put(self, item: Emit | Finished) -> None:
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         except RuntimeError:  # the loop was closed: nobody is left to read
@@ -166,7 +166,7 @@ class _Inbox:
             match await self._queue.get():
                 case Emit(item):
                     yield item
-                case Done(error):
+                case Finished(error):
                     if error is not None:
                         raise error
                     return

@@ -20,7 +20,7 @@ from routing.petals_messages import CALLED
 from routing.planning.routes import missing
 from routing.security import JoinToken, SecurityError
 from routing.view import View
-from swarm.client.actions import Done, Emit, Notice, StepOutput
+from swarm.client.actions import Emit, Finished, Notice, StepOutput
 from swarm.client.driver import Driver
 from swarm.client.tokenizer_download import fetch_tokenizer
 from swarm.client.verify import Verdict, compare
@@ -56,7 +56,7 @@ class ServedModel:
     name: str
     blocks: int
     context_length: int
-    servers: tuple[wire.Server, ...]
+    servers: tuple[wire.ServerInfo, ...]
     missing: tuple[tuple[int, int], ...]
 
     @property
@@ -64,7 +64,7 @@ class ServedModel:
         return not self.missing
 
 
-class Base:
+class BaseClient:
     """What the two clients share: the connection to the directory and the driver."""
 
     def __init__(
@@ -122,7 +122,7 @@ class Base:
 
     def models(self) -> list[ServedModel]:
         """What the swarm serves, by name. Upstream Petals' servers are left out: they take part in no session."""
-        by_name: dict[str, list[wire.Server]] = {}
+        by_name: dict[str, list[wire.ServerInfo]] = {}
         for server in self._directory.view.servers.values():
             if not server.model.startswith(CALLED):
                 by_name.setdefault(server.model, []).append(server)
@@ -182,7 +182,7 @@ class Base:
         self._resources.close()
 
 
-class SwarmClient(Base):
+class SwarmClient(BaseClient):
     """Generates through a swarm.
 
         with SwarmClient(join="swarm1:...") as client:
@@ -304,7 +304,7 @@ class ClientSession:
         """
         prompt = [*self.ids, *as_ids(input_ids)]
         self._answer, self._sampling = [], Sampling(**sampling)
-        inbox: queue.SimpleQueue[Emit | Done] = queue.SimpleQueue()
+        inbox: queue.SimpleQueue[Emit | Finished] = queue.SimpleQueue()
         self._driver.generate(self._id, prompt, max_new_tokens, self._sampling, inbox.put)
         self._ids, self._position = prompt, len(prompt)
         finished = False
@@ -319,7 +319,7 @@ class ClientSession:
                         yield token.token
                     case Emit(Notice(text)):
                         self.notices.append(text)
-                    case Done(error):
+                    case Finished(error):
                         finished = True
                         if error is not None:
                             raise error
@@ -354,7 +354,7 @@ class ClientSession:
             norm.
         """
         ids = as_ids(input_ids)
-        inbox: queue.SimpleQueue[Emit | Done] = queue.SimpleQueue()
+        inbox: queue.SimpleQueue[Emit | Finished] = queue.SimpleQueue()
         self._driver.step(self._id, ids, self._position, output, inbox.put, outputs)
         result: Array | None = None
         while True:
@@ -363,7 +363,7 @@ class ClientSession:
                     result = array
                 case Emit(Notice(text)):
                     self.notices.append(text)
-                case Done(error):
+                case Finished(error):
                     if error is not None:
                         raise error
                     break

@@ -25,16 +25,16 @@ from backends.stage import Array, Output
 from routing import wire
 from routing.client import DirectoryClient
 from routing.links import Connected, Context, Dialer, Lost, Received, Socket
-from routing.planning.routes import Bans, NoRoute, Query, plan
+from routing.planning.routes import Bans, NoRoute, RouteQuery, plan
 from routing.security import Identity
-from swarm.client.actions import Action, Ban, Done, Emit, Plan, Praise, Send
-from swarm.client.session import Session
+from swarm.client.actions import Action, Emit, Finished, PlanRoute, ReportFailure, ReportSuccess, Send
+from swarm.client.session import RemoteSession
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable
 from swarm.sampling import Sampling
 
 log = logging.getLogger(__name__)
 
-Sink = Callable[[Emit | Done], None]
+Sink = Callable[[Emit | Finished], None]
 POLL = 100  # ms
 HOUSEKEEPING = 5.0  # s
 CALL_TIMEOUT = 20.0  # s for the answer to a request that is not part of a session
@@ -83,7 +83,7 @@ class Driver:
         self._dialer = Dialer(self._context, identity, self._poller, clock, directory.expelled)
         self._bans = Bans()
         self._banned: dict[str, str] = {}  # which instance of a server the ban is for
-        self._sessions: dict[str, tuple[Session, Sink | None]] = {}
+        self._sessions: dict[str, tuple[RemoteSession, Sink | None]] = {}
         self._calls: dict[int, _Call] = {}
         self._requests = itertools.count(1)
         self._pings: dict[int, float] = {}
@@ -112,13 +112,13 @@ class Driver:
             through: hops that its first route is to have.
             without: servers that it never uses.
         """
-        session = Session(secrets.token_hex(16), model, max_length, self._patience)
+        session = RemoteSession(secrets.token_hex(16), model, max_length, self._patience)
         session.through, session.without = tuple(through), without
         self._do(lambda: self._sessions.update({session.id: (session, None)}))
         return session.id
 
     def generate(self, session: str, ids: Sequence[int], new: int, sampling: Sampling, sink: Sink) -> None:
-        """Continue `ids`; `sink` is called in the driver's thread with each item, and with `Done` once, last."""
+        """Continue `ids`; `sink` is called in the driver's thread with each item, and with `Finished` once, last."""
         self._start(session, sink, lambda s: s.generate(ids, new, sampling, self._clock()))
 
     def step(
@@ -157,7 +157,7 @@ class Driver:
         return found
 
     def call(
-        self, server: wire.Server, request: Callable[[int], wire.Message]
+        self, server: wire.ServerInfo, request: Callable[[int], wire.Message]
     ) -> Future[tuple[wire.AnyMessage, Array | None]]:
         """Ask one server; `request` makes the message from its request number. Fails with a SwarmError."""
         waiting = _Call(server.key, self._clock() + CALL_TIMEOUT)
@@ -211,16 +211,16 @@ class Driver:
             if not self._dialer.is_up(peer):
                 self._dialer.hang_up(peer)
 
-    def _start(self, session_id: str, sink: Sink, begin: Callable[[Session], list[Action]]) -> None:
+    def _start(self, session_id: str, sink: Sink, begin: Callable[[RemoteSession], list[Action]]) -> None:
         def command() -> None:
             if session_id not in self._sessions:
-                sink(Done(BadRequest("this session is closed")))
+                sink(Finished(BadRequest("this session is closed")))
                 return
             session, _ = self._sessions[session_id]
             try:
                 actions = begin(session)
             except SwarmError as error:
-                sink(Done(error))
+                sink(Finished(error))
                 return
             self._sessions[session_id] = session, sink
             self._carry_out(session, actions)
@@ -237,7 +237,7 @@ class Driver:
         if session_id in self._sessions:
             session, _ = self._sessions[session_id]
             self._carry_out(session, session.close())
-            self._deliver(session, Done(SwarmError("the session was closed")))
+            self._deliver(session, Finished(SwarmError("the session was closed")))
             del self._sessions[session_id]
 
     def _prepare_to_close(self) -> None:
@@ -269,18 +269,18 @@ class Driver:
                 if reason == "closed":
                     self._fail_calls(peer)
 
-    def _drive(self, session: Session, happen: Callable[[], list[Action]]) -> None:
+    def _drive(self, session: RemoteSession, happen: Callable[[], list[Action]]) -> None:
         """What somebody else has caused: an error in it is the end of one session, not of all."""
         try:
             self._carry_out(session, happen())
         except Exception:
             log.exception("session %s failed", session.id[:8])
-            self._deliver(session, Done(SessionFailed("the client failed; its log says where")))
+            self._deliver(session, Finished(SessionFailed("the client failed; its log says where")))
             self._sessions.pop(session.id, None)
             with suppress(Exception):
                 self._carry_out(session, session.close())
 
-    def _carry_out(self, session: Session, actions: list[Action]) -> None:
+    def _carry_out(self, session: RemoteSession, actions: list[Action]) -> None:
         queue = deque(actions)
         while queue:
             match queue.popleft():
@@ -289,26 +289,26 @@ class Driver:
                 case Send(hop, message, array):
                     self._dialer.dial(hop.peer, hop.addresses)
                     self._dialer.send(hop.peer, message, array)
-                case Plan(avoid, keep):
+                case PlanRoute(avoid, keep):
                     queue.extend(self._plan(session, avoid, keep))
-                case Ban(peer):
+                case ReportFailure(peer):
                     self._bans.ban(peer, self._clock())
                     known = self._directory.view.servers.get(peer)
                     self._banned[peer] = known.instance if known else ""
-                case Praise(peer):
+                case ReportSuccess(peer):
                     self._bans.clear(peer)
-                case Emit() | Done() as item:
+                case Emit() | Finished() as item:
                     self._deliver(session, item)
 
-    def _deliver(self, session: Session, item: Emit | Done) -> None:
+    def _deliver(self, session: RemoteSession, item: Emit | Finished) -> None:
         known = self._sessions.get(session.id)
         if known is None or known[1] is None:
             return
-        if isinstance(item, Done):
+        if isinstance(item, Finished):
             self._sessions[session.id] = session, None
         known[1](item)
 
-    def _plan(self, session: Session, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
+    def _plan(self, session: RemoteSession, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
         now = self._clock()
         if self._directory.banished:
             return session.no_route(Expelled(), now)
@@ -321,7 +321,7 @@ class Driver:
             # What this session has reserved there is no obstacle to it.
             room = servers[key].kv_free + session.max_length
             servers[key] = msgspec.structs.replace(servers[key], kv_free=room)
-        query = Query(
+        query = RouteQuery(
             session.model,
             session.max_length,
             self._round_trip,
@@ -345,7 +345,7 @@ class Driver:
         """Seconds between the client and a server; nothing is known of the way between two servers."""
         return self._latency.get(other, 0.0) if one is None else 0.0
 
-    def _send_call(self, server: wire.Server, request: Callable[[int], wire.Message], waiting: _Call) -> None:
+    def _send_call(self, server: wire.ServerInfo, request: Callable[[int], wire.Message], waiting: _Call) -> None:
         number = next(self._requests)
         self._calls[number] = waiting
         self._dialer.dial(server.key, server.addresses)

@@ -21,12 +21,12 @@ SMOOTHING = 0.2  # weight of the newest interval
 
 
 @dataclass(frozen=True)
-class Probe:
+class SendProbes:
     """Ask all hops."""
 
 
 @dataclass(frozen=True)
-class Silent:
+class Unresponsive:
     """These hops have not answered for so many seconds."""
 
     peers: frozenset[str]
@@ -39,7 +39,7 @@ class Stalled:
 
 
 @dataclass
-class Pulse:
+class HealthMonitor:
     _news: float = 0.0  # when there was progress, or the session began to run
     _interval: float = 0.0  # s between two tokens, averaged; 0: not known
     _proven: set[str] = field(default_factory=set)  # hops that took part in progress
@@ -66,17 +66,17 @@ class Pulse:
     def answered(self, peer: str, message: wire.Alive) -> None:
         self._alive[peer] = message
 
-    def check(self, peers: AbstractSet[str], now: float) -> Probe | Silent | Stalled | None:
+    def check(self, peers: AbstractSet[str], now: float) -> SendProbes | Unresponsive | Stalled | None:
         """What is to be done about the hops of a session that runs."""
         if self._probed is None:
             if now - self._news < max(QUIET, 4 * self._interval):
                 return None
             self._probed, self._alive = now, {}
-            return Probe()
+            return SendProbes()
         waited = now - self._probed
         if silent := frozenset(peers - self._alive.keys()):
             patience = max(HANG, 8 * self._interval) if silent <= self._proven else HANG_AT_FIRST
-            return Silent(silent, patience) if waited >= patience else None
+            return Unresponsive(silent, patience) if waited >= patience else None
         if waited < PAUSE:
             return None
         self._probed = None

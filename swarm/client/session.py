@@ -21,9 +21,19 @@ from backends.stage import Array, Output
 from routing import wire
 from routing.links import LossReason
 from swarm.client import replay
-from swarm.client.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
-from swarm.client.health import Probe, Pulse, Silent, Stalled
-from swarm.client.tasks import Generate, Step
+from swarm.client.actions import (
+    Action,
+    Emit,
+    Finished,
+    Notice,
+    PlanRoute,
+    ReportFailure,
+    ReportSuccess,
+    Send,
+    StepOutput,
+)
+from swarm.client.health import HealthMonitor, SendProbes, Stalled, Unresponsive
+from swarm.client.tasks import GenerateTask, StepTask
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable
 from swarm.sampling import Sampling, looks_back
 from swarm.system.logs import printable
@@ -47,7 +57,7 @@ class Phase(Enum):
 
 
 @dataclass
-class Session:
+class RemoteSession:
     """One sequence and the route that computes it.
 
     Attributes:
@@ -70,7 +80,7 @@ class Session:
     route: tuple[wire.Hop, ...] = ()
     epoch: int = 0
     phase: Phase = Phase.IDLE
-    _goal: Generate | Step | None = None
+    _goal: GenerateTask | StepTask | None = None
     _stepping: bool = False  # the hops are open without a ring, and hold the whole sequence
     # Whatever these hops have cached, its first `_valid` tokens are those of `ids`. A server that was out of the route
     # in between may hold another sequence, so it is no holder any more.
@@ -89,7 +99,7 @@ class Session:
     _started: bool = False  # some hop has opened the session once
     _retry_at: float = 0.0
     _noticed: set[str] = field(default_factory=set)
-    _pulse: Pulse = field(default_factory=Pulse)
+    _pulse: HealthMonitor = field(default_factory=HealthMonitor)
     _leaving: set[str] = field(default_factory=set)  # servers that have asked the session to go
     _moving: bool = False  # a Plan is under way while the session runs
     _move_at: float = 0.0
@@ -116,7 +126,7 @@ class Session:
         shared = next((i for i, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b), None)
         self._valid = min(self._valid, len(ids) if shared is None else shared)
         self.ids = list(ids)
-        return self._pursue(Generate(len(ids), end, sampling), now)
+        return self._pursue(GenerateTask(len(ids), end, sampling), now)
 
     def step(
         self, ids: Sequence[int], position: int, output: Output, now: float, outputs: int | None = None
@@ -141,7 +151,7 @@ class Session:
             )
         self.ids[position:] = ids
         self._valid = min(self._valid, position)
-        goal = Step(position, tuple(ids), output, len(ids) if outputs is None else min(outputs, len(ids)))
+        goal = StepTask(position, tuple(ids), output, len(ids) if outputs is None else min(outputs, len(ids)))
         if self._stepping:
             self._goal = goal
             return self._run((position,) * len(self.route), now)
@@ -151,7 +161,7 @@ class Session:
         """Stop what is under way. The hops keep what they have; the session can go on from there."""
         if self.phase is Phase.IDLE:
             return []
-        ring = isinstance(self._goal, Generate) and self.phase in (Phase.OPENING, Phase.RUNNING)
+        ring = isinstance(self._goal, GenerateTask) and self.phase in (Phase.OPENING, Phase.RUNNING)
         self._finish()
         if not ring:
             return []
@@ -168,7 +178,7 @@ class Session:
     # --- what happens ------------------------------------------------------------------------------------------------
 
     def routed(self, route: tuple[wire.Hop, ...], now: float) -> list[Action]:
-        """The answer to `Plan`."""
+        """The answer to `PlanRoute`."""
         if self.phase is not Phase.PLANNING and not self._moving:
             return []
         self._moving = False
@@ -190,7 +200,7 @@ class Session:
         return {*self._asked, *(hop.peer for hop in self.route)}
 
     def no_route(self, error: SwarmError, now: float) -> list[Action]:
-        """The answer to `Plan` when nothing covers the model. Overload and loss are waited for, within limits."""
+        """The answer to `PlanRoute` when nothing covers the model. Overload and loss are waited for, within limits."""
         if self._moving:
             self._moving = False
             return []
@@ -276,9 +286,9 @@ class Session:
     def _watch(self, now: float) -> list[Action]:
         """Find out who hangs when nothing comes."""
         match self._pulse.check({hop.peer for hop in self.route}, now):
-            case Probe():
+            case SendProbes():
                 return [Send(hop, wire.Probe(self.id, self.epoch)) for hop in self.route]
-            case Silent(peers, seconds):
+            case Unresponsive(peers, seconds):
                 return self._recover(set(peers), f"no answer for {seconds:.0f} s", now)
             case Stalled():
                 return self._again("work got lost on the way", now, same_route=True)
@@ -302,7 +312,7 @@ class Session:
         self._move_at = now + MOVE_PAUSE
         self._moving = True
         keep = tuple(hop for hop in self.route if hop.peer not in leaving)
-        return [*self._notice("leaving", "a server leaves; moving to another"), Plan(self.without | leaving, keep)]
+        return [*self._notice("leaving", "a server leaves; moving to another"), PlanRoute(self.without | leaving, keep)]
 
     # --- steps on the way --------------------------------------------------------------------------------------------
 
@@ -310,7 +320,7 @@ class Session:
         if self.phase is not Phase.IDLE:
             raise BadRequest("this session is busy: wait for what it does, or open another one")
 
-    def _pursue(self, goal: Generate | Step, now: float) -> list[Action]:
+    def _pursue(self, goal: GenerateTask | StepTask, now: float) -> list[Action]:
         self._goal = goal
         self._stepping = False
         self._avoid.clear()
@@ -324,7 +334,7 @@ class Session:
         wanted = self._holders if self._started else {hop.peer: hop for hop in self.through}
         fit = [hop for peer, hop in wanted.items() if peer not in unfit]
         keep = tuple(sorted(fit, key=lambda hop: hop.start))
-        return [Plan(self.without | self._avoid.keys() | self._leaving, keep)]
+        return [PlanRoute(self.without | self._avoid.keys() | self._leaving, keep)]
 
     def _open(self, now: float) -> list[Action]:
         self.phase = Phase.OPENING
@@ -335,17 +345,17 @@ class Session:
         self._deadline = now + OPEN_TIMEOUT
         return [Send(hop, self._open_message(i, self._goal)) for i, hop in enumerate(self.route)]
 
-    def _open_message(self, hop: int, goal: Generate | Step | None) -> wire.Open:
+    def _open_message(self, hop: int, goal: GenerateTask | StepTask | None) -> wire.Open:
         generation = None
-        if isinstance(goal, Generate) and hop == len(self.route) - 1:
+        if isinstance(goal, GenerateTask) and hop == len(self.route) - 1:
             history = tuple(self.ids) if looks_back(goal.sampling) else ()
             generation = wire.Generation(goal.prompt_length, goal.end, goal.sampling, history)
         keep = self._kept(self.route[hop].peer, goal)
         return wire.Open(self.id, self.epoch, self.model, self.route, hop, self.max_length, keep, generation)
 
-    def _kept(self, peer: str, goal: Generate | Step | None) -> int:
+    def _kept(self, peer: str, goal: GenerateTask | StepTask | None) -> int:
         """The tokens that a server may go on with: the first one whose output is wanted must be computed anew."""
-        wanted = goal.position if isinstance(goal, Step) else max(len(self.ids) - 1, 0)
+        wanted = goal.position if isinstance(goal, StepTask) else max(len(self.ids) - 1, 0)
         return min(self._valid, wanted) if peer in self._holders else 0
 
     def _on_opened(self, peer: str, message: wire.Opened, now: float) -> list[Action]:
@@ -354,7 +364,7 @@ class Session:
         self._opened[peer] = message
         self._holders[peer] = next(hop for hop in self.route if hop.peer == peer)
         self._started = True
-        actions: list[Action] = [Praise(peer)]
+        actions: list[Action] = [ReportSuccess(peer)]
         if len(self._opened) == len(self.route):
             opened = [self._opened[hop.peer] for hop in self.route]
             actions += self._run(replay.starts([hop.position for hop in opened], [hop.held for hop in opened]), now)
@@ -369,12 +379,12 @@ class Session:
         self._parts = []
         self._valid = len(self.ids)
         output: Output
-        outputs, output = (self._goal.outputs, self._goal.output) if isinstance(self._goal, Step) else (1, "logits")
+        outputs, output = (self._goal.outputs, self._goal.output) if isinstance(self._goal, StepTask) else (1, "logits")
         message = wire.Forward(self.id, self.epoch, starts[0], outputs, output, starts)
         return [Send(self.route[0], message, np.array(self.ids[starts[0] :], np.int32))]
 
     def _on_token(self, peer: str, message: wire.Token, now: float) -> list[Action]:
-        if not isinstance(self._goal, Generate) or message.position != len(self.ids):
+        if not isinstance(self._goal, GenerateTask) or message.position != len(self.ids):
             return []  # a duplicate
         if wrong := self._goal.nonsense(message):
             return self._nonsense(peer, wrong, now)
@@ -384,10 +394,10 @@ class Session:
         if not message.finish:
             return [Emit(message)]
         self._finish()
-        return [Emit(message), Done()]
+        return [Emit(message), Finished()]
 
     def _on_result(self, peer: str, message: wire.Result, array: Array | None, now: float) -> list[Action]:
-        if not isinstance(self._goal, Step) or array is None:
+        if not isinstance(self._goal, StepTask) or array is None:
             return []
         if wrong := self._goal.nonsense(self._parts, array, message.last):
             return self._nonsense(peer, wrong, now)
@@ -399,7 +409,7 @@ class Session:
         output = StepOutput(self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts))
         self._finish()
         self._stepping = bool(self.route)
-        return [Emit(output), Done()]
+        return [Emit(output), Finished()]
 
     def _progress(self, now: float) -> None:
         self._deadline = now + PROGRESS_TIMEOUT
@@ -439,7 +449,7 @@ class Session:
         self._avoid.update(dict.fromkeys(peers, "lost"))
         self._gone |= peers
         self._pulse.forget(peers)
-        bans: list[Action] = [Ban(peer) for peer in sorted(peers) if ban]
+        bans: list[Action] = [ReportFailure(peer) for peer in sorted(peers) if ban]
         text = f"the server of blocks {names} was lost ({reason}); looking for another"
         return [*bans, *self._notice(names, text), *self._again(reason, now)]
 
@@ -467,7 +477,7 @@ class Session:
 
     def _give_up(self, error: SwarmError) -> list[Action]:
         closing = self.close()
-        return [*closing, Done(error)]
+        return [*closing, Finished(error)]
 
     def _finish(self) -> None:
         self.phase = Phase.IDLE

@@ -16,7 +16,7 @@ from swarm.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Generate:
+class GenerateTask:
     """Continue a prompt until the sequence has `end` tokens, or a stop id comes."""
 
     prompt_length: int
@@ -37,7 +37,7 @@ class Generate:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTask:
     """Compute `ids` at `position`, and give the last `outputs` rows of `output`."""
 
     position: int

@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 MAX_FILE = 256 << 20  # bytes
 
 Answer = tuple[wire.AnyMessage, Array | None]
-Call = Callable[[wire.Server, Callable[[int], wire.Message]], Future[Answer]]
+Call = Callable[[wire.ServerInfo, Callable[[int], wire.Message]], Future[Answer]]
 
 
-def fetch_tokenizer(servers: Sequence[wire.Server], call: Call) -> Tokenizer | None:
+def fetch_tokenizer(servers: Sequence[wire.ServerInfo], call: Call) -> Tokenizer | None:
     """Ask one server after the other; the files are kept under `SWARM_HOME` and found there next time.
 
     Raises:
@@ -39,7 +39,7 @@ def fetch_tokenizer(servers: Sequence[wire.Server], call: Call) -> Tokenizer | N
     raise Unavailable(f"the tokenizer could not be fetched from any server: {problem}")
 
 
-def _fetch_from(server: wire.Server, call: Call) -> Tokenizer | None:
+def _fetch_from(server: wire.ServerInfo, call: Call) -> Tokenizer | None:
     listing, _ = call(server, lambda request: wire.ListFiles(request, server.model)).result()
     if not isinstance(listing, wire.Files):
         raise SwarmError(getattr(listing, "reason", "an answer that makes no sense"))
@@ -54,7 +54,7 @@ def _fetch_from(server: wire.Server, call: Call) -> Tokenizer | None:
     return Tokenizer.load(folder)
 
 
-def _read(server: wire.Server, name: str, size: int, target: Path, call: Call) -> None:
+def _read(server: wire.ServerInfo, name: str, size: int, target: Path, call: Call) -> None:
     # Two clients may fetch at once: each writes a file of its own and puts it in place whole.
     part = target.with_name(f"{name}.{os.getpid()}.part")
     with home.disk_errors(target, size), part.open("wb") as file:

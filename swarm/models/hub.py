@@ -38,7 +38,7 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Repo:
+class HubRepo:
     """What the hub has under a name: the commit, and the size in bytes of every file."""
 
     name: str
@@ -46,7 +46,7 @@ class Repo:
     sizes: dict[str, int]
 
 
-def look_up(repo: str, *, endpoint: str | None = None, patience: float = PATIENCE) -> Repo:
+def look_up(repo: str, *, endpoint: str | None = None, patience: float = PATIENCE) -> HubRepo:
     """Ask the hub for a repository's files, for at most `patience` seconds.
 
     Raises:
@@ -69,11 +69,11 @@ def look_up(repo: str, *, endpoint: str | None = None, patience: float = PATIENC
         raise Unreachable(f"no answer within {patience:.0f} s") from None
     if isinstance(answer, Exception):
         raise _sorted_out(repo, answer) from answer
-    return Repo(repo, answer.sha, {file.rfilename: file.size or 0 for file in answer.siblings or ()})
+    return HubRepo(repo, answer.sha, {file.rfilename: file.size or 0 for file in answer.siblings or ()})
 
 
 def download(
-    repo: Repo, folder: Path, *, choose: Choice | None = None, progress: Progress, endpoint: str | None = None
+    repo: HubRepo, folder: Path, *, choose: Choice | None = None, progress: Progress, endpoint: str | None = None
 ) -> None:
     """Fetch configuration, tokenizer and weights into `folder`.
 
@@ -103,7 +103,7 @@ def download(
 
 
 def download_files(
-    repo: Repo, names: Sequence[str], folder: Path, *, progress: Progress, endpoint: str | None = None
+    repo: HubRepo, names: Sequence[str], folder: Path, *, progress: Progress, endpoint: str | None = None
 ) -> None:
     """Fetch these files, and nothing else.
 
@@ -147,7 +147,7 @@ def cached(repo: str) -> Path | None:
 
 
 def _fetch(
-    repo: Repo, name: str, folder: Path, progress: Progress, before: int, total: int, endpoint: str | None
+    repo: HubRepo, name: str, folder: Path, progress: Progress, before: int, total: int, endpoint: str | None
 ) -> None:
     class Meter(tqdm):  # type: ignore[misc] # comes without types
         """What the hub's client drives instead of a bar of its own."""

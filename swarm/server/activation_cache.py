@@ -26,7 +26,7 @@ class _Run:
         return sum(part.nbytes for part in self.parts)
 
 
-class Outputs:
+class ActivationCache:
     """
     Args:
         budget: bytes of all sessions together.

@@ -26,7 +26,7 @@ KV_LEAST, KV_MOST = 2048, 262_144  # tokens
 RESERVE = 1 << 30  # bytes left to the rest of the machine when the server chooses its own span
 
 
-class Wishes(Protocol):
+class StageOptions(Protocol):
     """What the user wants of a stage; see `swarm-server --help`."""
 
     @property
@@ -45,7 +45,7 @@ class Wishes(Protocol):
     def kv_dtype(self) -> str: ...
 
 
-def capacity_of(info: ModelInfo, wishes: Wishes, model: str) -> int:
+def capacity_of(info: ModelInfo, wishes: StageOptions, model: str) -> int:
     """How many blocks of the model this machine has memory for.
 
     Raises:
@@ -67,7 +67,7 @@ def capacity_of(info: ModelInfo, wishes: Wishes, model: str) -> int:
     return blocks
 
 
-def described(server: wire.Server, stage: Stage, kv_tokens: int | None) -> wire.Server:
+def described(server: wire.ServerInfo, stage: Stage, kv_tokens: int | None) -> wire.ServerInfo:
     """The server as it is with this stage, ready. Measures its speed."""
     memory = stage.memory()
     room = kv_tokens or stage.kv_tokens or _default_kv_tokens(stage)
@@ -85,7 +85,7 @@ def described(server: wire.Server, stage: Stage, kv_tokens: int | None) -> wire.
     )
 
 
-def options_of(wishes: Wishes) -> Options:
+def options_of(wishes: StageOptions) -> Options:
     """What a backend is told of them."""
     return Options(
         device=wishes.device,
@@ -98,7 +98,7 @@ def options_of(wishes: Wishes) -> Options:
     )
 
 
-def backend_of(wishes: Wishes, model: Path) -> str:
+def backend_of(wishes: StageOptions, model: Path) -> str:
     """The backend's name; for `auto` the fastest one here that computes as was asked.
 
     Raises:
@@ -112,7 +112,7 @@ def backend_of(wishes: Wishes, model: Path) -> str:
     return name
 
 
-def load(wishes: Wishes, folder: Path, span: Span) -> Stage:
+def load(wishes: StageOptions, folder: Path, span: Span) -> Stage:
     """Raises: BackendError: the backend cannot serve that."""
     backend = registry.find(wishes.backend)
     started = time.monotonic()

@@ -13,7 +13,7 @@ from swarm.tokenizer import TOKENIZER_FILES
 PART = 1 << 20  # bytes
 
 
-class Files:
+class ModelFiles:
     """
     Args:
         model: the model's name in the swarm.

@@ -21,7 +21,7 @@ WINDOW = 32 << 20  # bytes of activations that may be on the way to one hop, or 
 GRACE = 5.0  # s until a hop that cannot be reached is taken for lost
 
 
-class Neighbours:
+class NextHops:
     def __init__(self, dialer: Dialer, clock: Callable[[], float]) -> None:
         self._dialer = dialer
         self._clock = clock

@@ -20,7 +20,7 @@ REST = 1.0  # s of sleeping through every wait after that
 GIVE_WAY: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))  # the latter on Windows
 
 
-class Vigil:
+class AdaptivePoller:
     """
     Args:
         poller: of the sockets to wait for.

@@ -17,27 +17,27 @@ from routing import wire
 from routing.addresses import reachable
 from routing.client import DirectoryClient
 from routing.links import Context, Dialer, Listener, split_address
-from routing.relay.agent import Agent
-from routing.security import Gate, JoinToken
+from routing.relay.agent import RelayAgent
+from routing.security import JoinToken, ZapAuthenticator
 from swarm import __version__
 from swarm.errors import SwarmError
 from swarm.models import resolve
 from swarm.models.fingerprint import fingerprint
 from swarm.server import loading
-from swarm.server.polling import AWAKE, Vigil
-from swarm.server.rate_limits import Floods
+from swarm.server.polling import AWAKE, AdaptivePoller
+from swarm.server.rate_limits import FloodGuard
 from swarm.server.rebalancing import Moves
 from swarm.server.server import Server
 from swarm.server.tenure import Tenure
 from swarm.system import firewall
 from swarm.system.identities import claimed, seen_as
-from swarm.system.process import Stop, announce
+from swarm.system.process import StopSignal, announce
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """The options of `swarm-server`; `blocks` None: the directory decides."""
 
     model: str
@@ -67,7 +67,7 @@ def parse_span(text: str) -> Span:
     return Span(int(start), int(end))
 
 
-def serve(settings: Settings, stop: Stop) -> None:
+def serve(settings: ServerSettings, stop: StopSignal) -> None:
     """Join the swarm, load the span, serve it.
 
     Raises:
@@ -92,8 +92,8 @@ def serve(settings: Settings, stop: Stop) -> None:
         resources.callback(directory.close)
         directory.start()
         context: Context = zmq.Context()
-        floods = Floods(time.monotonic)
-        gate = Gate(context, lambda key: directory.admits(key) and floods.admits(key))
+        floods = FloodGuard(time.monotonic)
+        gate = ZapAuthenticator(context, lambda key: directory.admits(key) and floods.admits(key))
         resources.callback(gate.close)
         bind = settings.bind or _default_bind(token)
         listener = Listener(
@@ -101,10 +101,10 @@ def serve(settings: Settings, stop: Stop) -> None:
         )
         resources.callback(listener.close)
         firewall.tell_once(listener.host)
-        agent = Agent(lambda: directory.view.routers, identity, listener.host, listener.port)
+        agent = RelayAgent(lambda: directory.view.routers, identity, listener.host, listener.port)
         resources.callback(agent.close)
         direct = reachable(listener.host, listener.port, settings.advertise)
-        server = wire.Server(
+        server = wire.ServerInfo(
             key=identity.public,
             name=name,
             addresses=agent.reachable(direct, settings.relayed),
@@ -134,7 +134,7 @@ def serve(settings: Settings, stop: Stop) -> None:
         poller.register(listener.socket, zmq.POLLIN)
         dialer = Dialer(context, identity, poller, expelled=directory.expelled)
         resources.callback(dialer.close)
-        vigil = Vigil(poller, settings.awake)
+        vigil = AdaptivePoller(poller, settings.awake)
         resources.callback(directory.withdraw)
         server = msgspec.structs.replace(server, movable=moves is not None)
         served: Span | None = None  # what it served before it moved

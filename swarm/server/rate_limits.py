@@ -34,7 +34,7 @@ BANNED_FOR = 10.0  # s
 COSTS: dict[type[wire.Message], float] = {wire.Open: 2.0, wire.ListFiles: 2.0, wire.ReadFile: 4.0}
 
 
-class Holding(Protocol):
+class Reservation(Protocol):
     """A session, as far as room is concerned. `left`: when its client was found to be gone; None: it is there."""
 
     session: str
@@ -45,7 +45,7 @@ class Holding(Protocol):
     left: float | None
 
 
-Held = TypeVar("Held", bound=Holding)
+Held = TypeVar("Held", bound=Reservation)
 
 
 def giving_way(
@@ -83,7 +83,7 @@ def share_of(holds: Counter[str], capacity: int, asking: Iterable[str]) -> int:
     return capacity // len({holder for holder, tokens in holds.items() if tokens > 0}.union(asking))
 
 
-def holdings(held: Iterable[Holding]) -> Counter[str]:
+def holdings(held: Iterable[Reservation]) -> Counter[str]:
     """Tokens by owner."""
     holds: Counter[str] = Counter()
     for each in held:
@@ -91,7 +91,7 @@ def holdings(held: Iterable[Holding]) -> Counter[str]:
     return holds
 
 
-class Waiting:
+class WaitingOwners:
     """Owners within their share who were refused for want of room a moment ago."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Waiting:
         return set(self._since)
 
 
-class Messages:
+class MessageRates:
     """How often each peer may say something that is no work of a session."""
 
     def __init__(self, clock: Callable[[], float], rate: float = RATE, burst: float = BURST) -> None:
@@ -125,7 +125,7 @@ class Messages:
         return self._limit.spend(peer, COSTS.get(type(message), 1.0))
 
 
-class Floods:
+class FloodGuard:
     """Who says so much that it is not even read: its connection ends, and it is not let in again for a while.
 
     ZeroMQ goes on receiving whether or not anybody reads, so what is refused politely would fill the memory. A server

@@ -14,7 +14,7 @@ EVERY = 60.0  # s between two looks, on average
 SETTLE = 10.0  # s from the announcement that it would leave until it does: longer than any view of the swarm is old
 
 
-class Step(Enum):
+class RebalanceStep(Enum):
     STAY = "stay"  # as it is
     DRAIN = "drain"  # take no new sessions: a move is likely
     RETURN = "return"  # take them again: it is not needed elsewhere any longer
@@ -36,21 +36,21 @@ class Moves:
         self._draining = False
         self._due = self._next(now)
 
-    def look(self, servers: Iterable[wire.Server], blocks: int, now: float) -> Step | Span:
+    def look(self, servers: Iterable[wire.ServerInfo], blocks: int, now: float) -> RebalanceStep | Span:
         """What to do now; a span: move there.
 
         Args:
             servers: all of the model, this one as it is.
         """
         if now < self._due:
-            return Step.STAY
+            return RebalanceStep.STAY
         span = better_span(servers, self._key, self._capacity, blocks)
         if not self._draining:
             self._draining = span is not None
             self._due = now + SETTLE if self._draining else self._next(now)
-            return Step.DRAIN if self._draining else Step.STAY
+            return RebalanceStep.DRAIN if self._draining else RebalanceStep.STAY
         self._draining, self._due = False, self._next(now)
-        return Span(*span) if span is not None else Step.RETURN
+        return Span(*span) if span is not None else RebalanceStep.RETURN
 
     def _next(self, now: float) -> float:
         return now + EVERY * self._chance.uniform(0.5, 1.5)

@@ -19,21 +19,20 @@ from backends.stage import Array
 from routing import wire
 from routing.links import Connected, Dialer, Listener, Lost, Received
 from routing.security import short_id
-from swarm.grammar import ConstraintError, Grammars
-from swarm.server.activation_cache import Outputs
-from swarm.server.model_files import Files
-from swarm.server.next_hops import COUNTED, Neighbours
-from swarm.server.polling import Vigil
-from swarm.server.rate_limits import Messages
+from swarm.grammar import ConstraintError, GrammarCompiler
+from swarm.server.activation_cache import ActivationCache
+from swarm.server.model_files import ModelFiles
+from swarm.server.next_hops import COUNTED, NextHops
+from swarm.server.polling import AdaptivePoller
+from swarm.server.rate_limits import MessageRates
 from swarm.server.scheduler import Scheduler, Work, pack
-from swarm.server.sessions import Refusal, Seat, Seats
+from swarm.server.sessions import ServerSession, SessionRefused, SessionTable
 
 log = logging.getLogger(__name__)
 
 FailureCode = Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost_hop", "memory"]
 
-BATCH_TOKENS = 512
-POLL = 0.2  # s
+BATCH_TOKENS, POLL = 512, 0.2  # tokens of a batch at most; s
 OUTPUTS = 512 << 20  # bytes of its own outputs that a server keeps, to feed a newcomer that takes the next hop's place
 MESSAGES = 256  # answered between two batches, so that nobody keeps the server from computing by talking
 DROPPED = 5000  # messages of those who say too much, read and dropped between two batches
@@ -74,29 +73,31 @@ class Server:
         self._listener = listener
         self._dialer = dialer
         self._key = key
-        self._files = Files(model, folder)
+        self._files = ModelFiles(model, folder)
         self._report = report
         self._expelled = expelled
         self._clock = clock
-        prepare = Grammars(folder).prepare
-        self._seats = Seats(key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length, prepare)
+        prepare = GrammarCompiler(folder).prepare
+        self._seats = SessionTable(
+            key, model, stage.span, stage.model.blocks, kv_tokens, stage.model.context_length, prepare
+        )
         self._scheduler = Scheduler(BATCH_TOKENS, stage.batched)
-        self._outputs = Outputs(outputs)
-        self._neighbours = Neighbours(dialer, clock)
+        self._outputs = ActivationCache(outputs)
+        self._neighbours = NextHops(dialer, clock)
         self.leaving = False
         self._idle = True  # nothing that is pending can be computed before something comes in
-        self._messages = Messages(clock)
+        self._messages = MessageRates(clock)
         self._useless = useless
         self._tidy_at = clock()
         self.pushed = 0  # messages sent to other hops, activations and tokens
 
-    def run(self, vigil: Vigil, stop: threading.Event) -> None:
+    def run(self, vigil: AdaptivePoller, stop: threading.Event) -> None:
         """Serve until `stop` is set. `vigil` watches the sockets of both."""
         while not stop.is_set():
             vigil.wait(POLL if self._idle else 0)
             self.turn()
 
-    def drain(self, vigil: Vigil, patience: float) -> None:
+    def drain(self, vigil: AdaptivePoller, patience: float) -> None:
         """Let the sessions move to other servers, or end. What is left after `patience` seconds fails."""
         limit = self._clock() + patience
         self.leave()
@@ -175,17 +176,16 @@ class Server:
         self._useless(received.peer)
         if isinstance(message := received.message, wire.Open | wire.ListFiles | wire.ReadFile):
             session, epoch = (message.session, message.epoch) if isinstance(message, wire.Open) else ("", 0)
-            reason = "you ask too often"
-            refused = wire.Refused("too_many", reason, session, epoch, getattr(message, "request", 0), retry_after=wait)
+            request, reason = getattr(message, "request", 0), "you ask too often"
+            refused = wire.Refused("too_many", reason, session, epoch, request, retry_after=wait)
             self._listener.send(received.route, refused)
 
     def _open(self, message: wire.Open, received: Received) -> None:
         try:
             seat = self._seat(message, received)
-        except Refusal as refusal:
-            refused = wire.Refused(
-                refusal.code, refusal.reason, message.session, message.epoch, retry_after=refusal.retry_after
-            )
+        except SessionRefused as refusal:
+            code, reason, wait = refusal.code, refusal.reason, refusal.retry_after
+            refused = wire.Refused(code, reason, message.session, message.epoch, retry_after=wait)
             self._listener.send(received.route, refused)
             return
         held = self._outputs.start(seat.session, seat.accepted)
@@ -193,11 +193,11 @@ class Server:
         if self.leaving:
             self._listener.send(received.route, wire.Leaving(seat.session, seat.epoch))
 
-    def _seat(self, message: wire.Open, received: Received) -> Seat:
-        """Raises: Refusal: the session cannot be taken."""
+    def _seat(self, message: wire.Open, received: Received) -> ServerSession:
+        """Raises: SessionRefused: the session cannot be taken."""
         before = self._seats.get(message.session)
         if self.leaving and before is None:
-            raise Refusal("leaving", "the server is shutting down")
+            raise SessionRefused("leaving", "the server is shutting down")
         seat, evicted = self._seats.open(message, received.peer, received.route, self._clock())
         for other in evicted:
             self._fail(other, "evicted", "the session was idle and its room was needed")
@@ -211,7 +211,7 @@ class Server:
         following = seat.next_hop or seat.route[0]
         if following.peer != self._key and not self._neighbours.dial(following):
             self._leave(seat.session)
-            raise Refusal("bad_route", "the next hop cannot be dialled")
+            raise SessionRefused("bad_route", "the next hop cannot be dialled")
         return seat
 
     def _probe(self, session: str, epoch: int, received: Received) -> None:
@@ -319,7 +319,7 @@ class Server:
             return seat is not None and seat.is_preparing
         return seat.resend is not None or (work.length > 1 and not self._neighbours.has_room(seat.next_hop.peer))
 
-    def _start(self, seat: Seat, work: Work) -> bool:
+    def _start(self, seat: ServerSession, work: Work) -> bool:
         """Note what the next hop wants, and push from what is kept. False: the session failed, or waits for that."""
         if seat.next_hop is None:
             return True
@@ -335,7 +335,7 @@ class Server:
             self._scheduler.put_back(replace(work, starts=(), sender=b"", size=0))
         return seat.resend is None
 
-    def _resend(self, seat: Seat) -> None:
+    def _resend(self, seat: ServerSession) -> None:
         """Push what is kept, as far as the next hop takes it."""
         following = seat.next_hop
         while seat.resend is not None and following is not None and self._neighbours.has_room(following.peer):
@@ -352,7 +352,7 @@ class Server:
             seat.starts = ()
             self._push(seat, following, message, rows)
 
-    def _truncate(self, seat: Seat, length: int) -> None:
+    def _truncate(self, seat: ServerSession, length: int) -> None:
         if length >= seat.computed:
             return
         self._outputs.truncate(seat.session, length)
@@ -403,7 +403,7 @@ class Server:
                 answer = wire.Result(seat.session, seat.epoch, seat.computed - rows, work.last)
                 self._to_client(seat, answer, result)
 
-    def _push_activations(self, seat: Seat, work: Work, hidden: Array) -> None:
+    def _push_activations(self, seat: ServerSession, work: Work, hidden: Array) -> None:
         following = seat.next_hop
         assert following is not None
         position = max(work.position, seat.pushed)
@@ -415,7 +415,7 @@ class Server:
         seat.starts = ()
         self._push(seat, following, message, hidden)
 
-    def _close_ring(self, seat: Seat, generation: wire.Generation, position: int, logits: Array) -> None:
+    def _close_ring(self, seat: ServerSession, generation: wire.Generation, position: int, logits: Array) -> None:
         """Pick the token of `position`, show it to the client, and start the next turn at the head."""
         try:
             token = seat.pick(generation, position, logits)
@@ -428,7 +428,7 @@ class Server:
             self._push(seat, seat.route[0], message, np.array([token.token], np.int32))
         self._to_client(seat, token)
 
-    def _push(self, seat: Seat, hop: wire.Hop, message: wire.Forward, array: Array) -> None:
+    def _push(self, seat: ServerSession, hop: wire.Hop, message: wire.Forward, array: Array) -> None:
         if hop.peer == self._key:
             self._forward(message, array, self._key, b"")
             return
@@ -438,11 +438,11 @@ class Server:
         self.pushed += 1
 
     # --- clients -------------------------------------------------------------------------------------------------
-    def _to_client(self, seat: Seat, message: wire.Message, array: Array | None = None) -> None:
+    def _to_client(self, seat: ServerSession, message: wire.Message, array: Array | None = None) -> None:
         if not self._listener.send(seat.client, message, array):
             self._client_gone(seat)
 
-    def _client_gone(self, seat: Seat) -> None:
+    def _client_gone(self, seat: ServerSession) -> None:
         log.info("the client of session %s is gone", seat.session[:8])
         self._leave(seat.session)
         for hop in seat.route:
@@ -454,7 +454,7 @@ class Server:
 
         What nobody waits for is not computed; what is cached waits a while for the client to come back.
         """
-        silent: dict[bytes, list[Seat]] = {}
+        silent: dict[bytes, list[ServerSession]] = {}
         for seat in self._seats.all():
             silent.setdefault(seat.client, []).append(seat)
         for client, seats in silent.items():
@@ -466,7 +466,7 @@ class Server:
                 elif seat.left is None:
                     seat.left = now
 
-    def _fail(self, seat: Seat, code: FailureCode, reason: str, peer: str = "") -> None:
+    def _fail(self, seat: ServerSession, code: FailureCode, reason: str, peer: str = "") -> None:
         """End the epoch. Where nothing is wrong with what is cached here, it stays for the next one."""
         log.info("session %s: %s", seat.session[:8], reason)
         if code in ("gap", "lost_hop"):

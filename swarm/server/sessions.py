@@ -1,9 +1,9 @@
 """The sessions that a server hosts, and who gets in: pure bookkeeping with injected time.
 
-A `Seat` is a session's place on one server: how much of its sequence has been taken in, under which epoch, and who may
-speak for it. `Seats` keeps the KV budget: a session reserves `max_length` tokens when it is opened and keeps them until
-it is closed. A seat that nobody has used for a while gives way when the room is needed, because its client can replay
-the session from the token ids that it keeps.
+A `ServerSession` is a session's place on one server: how much of its sequence has been taken in, under which epoch, and
+who may speak for it. `SessionTable` keeps the KV budget: a session reserves `max_length` tokens when it is opened and
+keeps them until it is closed. A seat that nobody has used for a while gives way when the room is needed, because its
+client can replay the session from the token ids that it keeps.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from routing import wire
 from routing.addresses import is_dialable
 from swarm.grammar import Constraint
 from swarm.sampling import looks_back, pick
-from swarm.server.rate_limits import MAX_SESSIONS, Waiting, giving_way, holdings, share_of
+from swarm.server.rate_limits import MAX_SESSIONS, WaitingOwners, giving_way, holdings, share_of
 
 BUSY_RETRY = 1.0  # s, the hint given with a refusal for want of room
 ABANDONED_AFTER = 3600.0  # s without a message until a seat is given up even with room to spare
 LEFT_AFTER = 15.0  # s until the same for a client whose connection is gone: it may come back for what is cached
 
 
-class Refusal(Exception):
+class SessionRefused(Exception):
     """A session that is not taken."""
 
     def __init__(self, code: str, reason: str, retry_after: float | None = None) -> None:
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
 
 @dataclass
-class Seat:
+class ServerSession:
     """
     Attributes:
         owner: public key of the client.
@@ -140,7 +140,7 @@ class Seat:
         return sender == self.owner or any(hop.peer == sender for hop in self.route)
 
 
-class Seats:
+class SessionTable:
     """
     Args:
         key: the server's own public key.
@@ -166,17 +166,17 @@ class Seats:
         self._blocks = blocks
         self._capacity = capacity
         self._context_length = context_length
-        self._seats: dict[str, Seat] = {}
+        self._seats: dict[str, ServerSession] = {}
         self._prepare = prepare
-        self._waiting = Waiting()
+        self._waiting = WaitingOwners()
 
     def __len__(self) -> int:
         return len(self._seats)
 
-    def all(self) -> list[Seat]:
+    def all(self) -> list[ServerSession]:
         return list(self._seats.values())
 
-    def get(self, session: str) -> Seat | None:
+    def get(self, session: str) -> ServerSession | None:
         return self._seats.get(session)
 
     def owed(self, message: wire.AnyMessage, sender: str) -> bool:
@@ -201,7 +201,9 @@ class Seats:
             room += seat.max_length
         return room
 
-    def open(self, message: wire.Open, sender: str, client: bytes, now: float) -> tuple[Seat, list[Seat]]:
+    def open(
+        self, message: wire.Open, sender: str, client: bytes, now: float
+    ) -> tuple[ServerSession, list[ServerSession]]:
         """Seat a session, or go on with one that sits here already under a newer epoch.
 
         Returns:
@@ -213,16 +215,16 @@ class Seats:
         self._check(message)
         known = self._seats.get(message.session)
         if known is not None and known.owner != sender:
-            raise Refusal("not_yours", "this session belongs to somebody else")
+            raise SessionRefused("not_yours", "this session belongs to somebody else")
         if known is not None and message.epoch <= known.epoch:
-            raise Refusal("old_epoch", f"the session is on epoch {known.epoch} already")
+            raise SessionRefused("old_epoch", f"the session is on epoch {known.epoch} already")
         moved = known is not None and known.span != _span_of(message)
         need = message.max_length - (known.max_length if known else 0)
         gone = self._make_room(need, sender, now, keep=message.session)
         generation = message.generation
         if known is not None and known.constraint is not None:
             known.constraint.cancel()
-        seat = Seat(
+        seat = ServerSession(
             session=message.session,
             owner=sender,
             client=client,
@@ -246,7 +248,7 @@ class Seats:
         if seat is not None and seat.constraint is not None:
             seat.constraint.cancel()
 
-    def abandoned(self, now: float) -> list[Seat]:
+    def abandoned(self, now: float) -> list[ServerSession]:
         """Seats whose time is over."""
         return [
             seat
@@ -256,47 +258,49 @@ class Seats:
 
     def _check(self, message: wire.Open) -> None:
         if message.model != self._model:
-            raise Refusal("unknown_model", f"this server serves {self._model!r}, not {message.model!r}")
+            raise SessionRefused("unknown_model", f"this server serves {self._model!r}, not {message.model!r}")
         if message.hop >= len(message.route) or message.route[message.hop].peer != self._key:
-            raise Refusal("bad_route", "the route does not name this server at that place")
+            raise SessionRefused("bad_route", "the route does not name this server at that place")
         span = _span_of(message)
         if not self._span.start <= span.start < span.end <= self._span.end:
-            raise Refusal("bad_route", f"this server serves blocks {self._span}, not {span}")
+            raise SessionRefused("bad_route", f"this server serves blocks {self._span}, not {span}")
         if sum(hop.peer == self._key for hop in message.route) > 1:
-            raise Refusal("bad_route", "the route comes by this server twice")
+            raise SessionRefused("bad_route", "the route comes by this server twice")
         at = 0
         for hop in message.route:
             if hop.start != at or hop.end <= hop.start:
-                raise Refusal("bad_route", f"the route does not go on at block {at}")
+                raise SessionRefused("bad_route", f"the route does not go on at block {at}")
             at = hop.end
             if not all(map(is_dialable, hop.addresses)):
-                raise Refusal("bad_route", f"the hop {hop.start}:{hop.end} has an address that nobody can dial")
+                raise SessionRefused("bad_route", f"the hop {hop.start}:{hop.end} has an address that nobody can dial")
         if at != self._blocks:
-            raise Refusal("bad_route", f"the route ends at block {at} of {self._blocks}")
+            raise SessionRefused("bad_route", f"the route ends at block {at} of {self._blocks}")
         if self._context_length and message.max_length > self._context_length:
-            raise Refusal(
+            raise SessionRefused(
                 "too_long", f"{message.max_length} tokens are more than the model's context of {self._context_length}"
             )
         if message.max_length > self._capacity:
-            raise Refusal(
+            raise SessionRefused(
                 "too_long",
                 f"{message.max_length} tokens are more than this server's whole KV cache of {self._capacity}",
             )
         if message.generation is not None and message.generation.end > message.max_length:
-            raise Refusal("too_long", "the generation would end beyond the session's max_length")
+            raise SessionRefused("too_long", "the generation would end beyond the session's max_length")
 
-    def _make_room(self, need: int, owner: str, now: float, keep: str) -> list[Seat]:
+    def _make_room(self, need: int, owner: str, now: float, keep: str) -> list[ServerSession]:
         """Close seats until `need` tokens are free (see `swarm.server.rate_limits`); nobody gives way where that is not
         enough.
         """
         sessions = sum(seat.owner == owner and seat.session != keep for seat in self._seats.values())
         if sessions >= MAX_SESSIONS:
-            raise Refusal("too_many", f"you have {sessions} sessions here, which is the limit", BUSY_RETRY)
+            raise SessionRefused("too_many", f"you have {sessions} sessions here, which is the limit", BUSY_RETRY)
         holds, waiting = holdings(self._seats.values()), self._waiting.owners(now) - {owner}
         within = holds[owner] + need <= share_of(holds, self._capacity, {owner, *waiting})
         if need > 0 and waiting and not within:
-            raise Refusal("too_many", "others wait for room, and you hold more than your share of it", BUSY_RETRY)
-        gone: list[Seat] = []
+            raise SessionRefused(
+                "too_many", "others wait for room, and you hold more than your share of it", BUSY_RETRY
+            )
+        gone: list[ServerSession] = []
         room = self.free
         for seat in giving_way(self._seats.values(), self._capacity, owner, need, now, keep):
             if room >= need:
@@ -306,7 +310,7 @@ class Seats:
         if room < need:
             if within:
                 self._waiting.refused(owner, now)
-            raise Refusal(
+            raise SessionRefused(
                 "busy",
                 f"no room for {need} more tokens: {self.reserved} of {self._capacity} are reserved by "
                 f"{len(self._seats)} sessions",

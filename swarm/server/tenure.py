@@ -12,7 +12,7 @@ from backends import Span
 from routing import wire
 from routing.client import DirectoryClient
 from swarm.errors import Expelled
-from swarm.server.rebalancing import Moves, Step
+from swarm.server.rebalancing import Moves, RebalanceStep
 from swarm.server.server import Server
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Tenure(threading.Event):
     def __init__(
         self,
         directory: DirectoryClient,
-        server: wire.Server,
+        server: wire.ServerInfo,
         stop: threading.Event,
         moves: Moves | None,
         addresses: Callable[[], tuple[str, ...]],
@@ -87,11 +87,11 @@ class Tenure(threading.Event):
             case Span() as span:
                 log.info("moving to blocks %s, where the swarm is thinner", span)
                 self.target = span
-            case Step.DRAIN:
+            case RebalanceStep.DRAIN:
                 log.info("the swarm is thinner elsewhere: no new sessions for now")
                 loop.leave()
-            case Step.RETURN:
+            case RebalanceStep.RETURN:
                 log.info("not needed elsewhere any longer")
                 loop.leaving = False
-            case Step.STAY:
+            case RebalanceStep.STAY:
                 pass

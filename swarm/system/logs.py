@@ -15,7 +15,7 @@ RATE = 0.2  # of them per second from then on: some 3 MB a day
 KINDS = 1000
 
 
-class Sparing(logging.Filter):
+class RateLimitedFilter(logging.Filter):
     """Lets through only so many records of one kind, so that nobody can fill a disk by what is logged about him.
 
     A kind is a logger and a text before its arguments are put in. The first record that comes through again says how
@@ -41,7 +41,7 @@ class Sparing(logging.Filter):
         return True
 
 
-class Printable(logging.Formatter):
+class PrintableFilter(logging.Formatter):
     """Peers write parts of what is logged: what would move the cursor or begin a new line is escaped."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:

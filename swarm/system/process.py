@@ -20,12 +20,12 @@ from routing.security import SecurityError
 from swarm.errors import SwarmError
 from swarm.system import pipes
 from swarm.system.console import closing_stops
-from swarm.system.logs import Printable, Sparing
+from swarm.system.logs import PrintableFilter, RateLimitedFilter
 
 PARENT = "SWARM_PARENT"  # set to `stdin`: end when standard input does, because the parent holds its other end
 
 
-class Stop(threading.Event):
+class StopSignal(threading.Event):
     """Set by Ctrl-C, SIGTERM, the closing of a console's window or the end of the parent.
 
     While `abrupt` the program is in the middle of starting, and is interrupted with KeyboardInterrupt instead.
@@ -37,9 +37,9 @@ class Stop(threading.Event):
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping() -> Iterator[StopSignal]:
     """Catch what ends a program. A second Ctrl-C always interrupts."""
-    stop = Stop()
+    stop = StopSignal()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         again = stop.is_set()
@@ -93,8 +93,8 @@ def clear_errors() -> Iterator[None]:
 
 def log_to_stderr(verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Printable("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(Sparing())
+    handler.setFormatter(PrintableFilter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(RateLimitedFilter())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     chatty = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "urllib3", "asyncio")
     for name in (*chatty, "alembic"):

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from backends.artifact_cache import Entry, Label, entries, remove, size
+from backends.artifact_cache import ArtifactEntry, ArtifactLabel, entries, remove, size
 
-LABEL = Label("/models/tiny", "llama_cpp", "0:3", "q4_0")
+LABEL = ArtifactLabel("/models/tiny", "llama_cpp", "0:3", "q4_0")
 HOLDER = """
 import sys
 from pathlib import Path
-from backends.artifact_cache import Entry
-entry = Entry(Path(sys.argv[1]), "model-1", "0-3")
+from backends.artifact_cache import ArtifactEntry
+entry = ArtifactEntry(Path(sys.argv[1]), "model-1", "0-3")
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -24,7 +24,7 @@ sys.stdin.read()
 
 def test_an_entry_is_listed_with_what_it_was_made_of_and_takes(tmp_path: Path) -> None:
     assert entries(tmp_path / "none") == [] and size(tmp_path / "none") == 0
-    first, second = Entry(tmp_path, "model-1", "0-3"), Entry(tmp_path, "model-1", "3-6")
+    first, second = ArtifactEntry(tmp_path, "model-1", "0-3"), ArtifactEntry(tmp_path, "model-1", "3-6")
     (first.path / "span").write_bytes(b"x" * 200_000)
     first.label(LABEL)
     listed = {kept.path: kept for kept in entries(tmp_path)}
@@ -35,7 +35,7 @@ def test_an_entry_is_listed_with_what_it_was_made_of_and_takes(tmp_path: Path) -
 
 
 def test_a_hole_in_a_file_takes_nothing(tmp_path: Path) -> None:
-    entry = Entry(tmp_path, "model-1", "0-3")
+    entry = ArtifactEntry(tmp_path, "model-1", "0-3")
     with (entry.path / "span").open("wb") as file:
         file.truncate(1 << 30)
     (kept,) = entries(tmp_path)
@@ -43,8 +43,8 @@ def test_a_hole_in_a_file_takes_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_open_stays_and_what_is_not_goes(tmp_path: Path) -> None:
-    one = Entry(tmp_path, "model-1", "0-3")
-    another = Entry(tmp_path, "model-1", "0-3")  # two servers of the same span
+    one = ArtifactEntry(tmp_path, "model-1", "0-3")
+    another = ArtifactEntry(tmp_path, "model-1", "0-3")  # two servers of the same span
     (kept,) = entries(tmp_path)
     assert not remove(tmp_path, kept)
     del one
@@ -71,10 +71,10 @@ def test_another_process_keeps_its_entry_until_it_dies_however_that_happens(tmp_
 
 
 def test_who_opens_an_entry_while_one_is_removed_waits_and_finds_its_folder(tmp_path: Path) -> None:
-    path = Entry(tmp_path, "model-1", "0-3").path
-    opened: list[Entry] = []
+    path = ArtifactEntry(tmp_path, "model-1", "0-3").path
+    opened: list[ArtifactEntry] = []
     with FileLock(tmp_path / ".lock"):  # as `remove` holds it
-        opener = threading.Thread(target=lambda: opened.append(Entry(tmp_path, "model-1", "0-3")))
+        opener = threading.Thread(target=lambda: opened.append(ArtifactEntry(tmp_path, "model-1", "0-3")))
         opener.start()
         assert not opened
         for file in path.iterdir():
@@ -87,7 +87,7 @@ def test_who_opens_an_entry_while_one_is_removed_waits_and_finds_its_folder(tmp_
 
 
 def test_without_a_cache_it_is_temporary() -> None:
-    entry = Entry(None, "model-1", "0-3")
+    entry = ArtifactEntry(None, "model-1", "0-3")
     path = entry.path
     assert path.is_dir()
     del entry

@@ -17,7 +17,7 @@ import pytest
 from backends import BackendError, Batch, Options, Row, Span, artifact_cache, registry
 from backends import llamacpp as llama_cpp
 from backends.llamacpp import cut, families, layouts, library, precision, source
-from backends.llamacpp.engine import SEQUENCES, Engine, Model, chunks
+from backends.llamacpp.engine import SEQUENCES, LlamaEngine, LlamaModel, chunks
 from tests.backends.chain import CPU, Chain
 from tests.backends.conftest import MakeModel
 from tests.families import make_model, reference_tokens
@@ -68,8 +68,8 @@ def whole_gguf(model: Path, folder: Path, quantize: str | None = None) -> Path:
 def by_llama_cpp_alone(file: Path, prompt: Sequence[int], new: int) -> list[int]:
     """Greedy tokens of a file that llama.cpp runs as it is."""
     read = source.read(file)
-    model = Model(library.library(), str(file), [], read.blocks)
-    engine = Engine(
+    model = LlamaModel(library.library(), str(file), [], read.blocks)
+    engine = LlamaEngine(
         model,
         width=read.hidden_size,
         vocabulary=read.vocab_size,

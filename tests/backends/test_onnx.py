@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from backends.ort import devices, families, graphs
 from backends.ort.engine import CHUNK, _runs
-from backends.ort.kv_cache import LEAST, PLACES, Places
+from backends.ort.kv_cache import LEAST, PLACES, SlotPool
 
 onnx = registry.find("onnx")
 PROMPTS = [[(7 * i + 3) % 500 + 5 for i in range(20)], [11, 480, 97]]
@@ -142,7 +142,7 @@ def test_a_prompt_longer_than_a_chunk_and_a_step_of_it_are_the_same(tmp_path: Pa
 
 
 def test_places_hold_sessions_apart_and_give_their_memory_back() -> None:
-    places = Places(devices.find("cpu"), 2, ((2, 8), (1, 4)))
+    places = SlotPool(devices.find("cpu"), 2, ((2, 8), (1, 4)))
     seats = [places.take(10) for _ in range(PLACES + 1)]
     assert [seat.place for seat in seats] == [*range(PLACES), 0]
     assert len(places.boards) == 2

@@ -9,7 +9,7 @@ import pytest
 from backends import BackendError, Options, Span, registry
 from swarm.errors import SwarmError
 from swarm.server import loading
-from swarm.server.program import Settings
+from swarm.server.program import ServerSettings
 from tests.families import make_model
 
 BLOCKS, WIDTH, INNER = 2, 512, 2048
@@ -65,7 +65,7 @@ def test_a_machine_takes_more_blocks_the_fewer_bits_they_have(model: Path, monke
     monkeypatch.setattr(loading, "free_memory", lambda device: free)
 
     def blocks(**options: str) -> int:
-        wishes = Settings("tiny", "", device="cpu", kv_tokens=1, **options)
+        wishes = ServerSettings("tiny", "", device="cpu", kv_tokens=1, **options)
         info = registry.find(wishes.backend).describe(model, Options(dtype=wishes.dtype, quantize=wishes.quantize))
         return loading.capacity_of(info, wishes, "tiny")
 

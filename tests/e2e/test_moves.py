@@ -12,7 +12,7 @@ import pytest
 import swarm.server.program as serving
 from swarm import SwarmClient
 from swarm.server import loading, rebalancing
-from swarm.system.process import Stop
+from swarm.system.process import StopSignal
 from tests.e2e.programs import Swarm
 from tests.families import make_model, reference_tokens
 
@@ -20,9 +20,9 @@ IDS = list(range(5, 25))
 
 
 @contextmanager
-def server(model: Path, join: str, name: str) -> Iterator[Stop]:
+def server(model: Path, join: str, name: str) -> Iterator[StopSignal]:
     """A server without `--blocks` in a thread; gives what ends it."""
-    stop = Stop()
+    stop = StopSignal()
     settings = serving.Settings(str(model), join, device="cpu", name=name, threads=1, drain=0)
     thread = threading.Thread(target=serving.serve, args=(settings, stop), name=name)
     thread.start()

@@ -17,7 +17,7 @@ from backends import Batch, Span, Stage
 from backends.stage import Array
 from swarm import BadRequest, SwarmClient, Unavailable
 from swarm.server import loading
-from swarm.system.process import Stop
+from swarm.system.process import StopSignal
 from tests.e2e.programs import LIMIT, Program, Swarm
 from tests.families import make_model, reference_tokens
 
@@ -54,7 +54,7 @@ def lying_server(model: Path, join: str, span: Span, monkeypatch: pytest.MonkeyP
     """A member that serves the right files and computes something else."""
     load = loading.load
     monkeypatch.setattr(loading, "load", lambda *arguments: Liar(load(*arguments)))
-    stop, ready = Stop(), threading.Event()
+    stop, ready = StopSignal(), threading.Event()
     monkeypatch.setattr(serving, "announce", lambda line: ready.set())
     settings = serving.Settings(str(model), join, span, device="cpu", name="liar", drain=0)
     thread = threading.Thread(target=serving.serve, args=(settings, stop))

@@ -15,9 +15,9 @@ from swarm.server import rate_limits
 
 registry._BUILT_IN["toy"] = "tests.fuzz.toy_backend"
 if os.environ.get("FUZZ_UNLIMITED"):
-    floods, messages = rate_limits.Floods, rate_limits.Messages
-    rate_limits.Floods = lambda clock, *limit: floods(clock, 1e9, 1e9, 1e9)  # type: ignore[assignment,misc]
-    rate_limits.Messages = lambda clock: messages(clock, 1e9, 1e9)  # type: ignore[assignment,misc]
+    floods, messages = rate_limits.FloodGuard, rate_limits.MessageRates
+    rate_limits.FloodGuard = lambda clock, *limit: floods(clock, 1e9, 1e9, 1e9)  # type: ignore[assignment,misc]
+    rate_limits.MessageRates = lambda clock: messages(clock, 1e9, 1e9)  # type: ignore[assignment,misc]
     directory.RATE, directory.BURST, directory.FLOOD = 1e9, 1e9, (1e9, 1e9)
 
 if __name__ == "__main__":

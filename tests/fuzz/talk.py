@@ -177,10 +177,10 @@ class DirectoryTalk:
         self._random.shuffle(said)
         return said[: self._random.randrange(1, len(said))]
 
-    def _described(self) -> wire.Server:
+    def _described(self) -> wire.ServerInfo:
         choose = self._random.choice
         start = self._random.randrange(BLOCKS)
-        return wire.Server(
+        return wire.ServerInfo(
             key=self._me,
             name="mallory",
             addresses=choose((NOWHERE, ("127.0.0.1:1", "[::1]:2"), ("no address",))),

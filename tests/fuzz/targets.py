@@ -127,7 +127,7 @@ def directory(folder: Path, seed: int, hostile: int = 2) -> Iterator[Target]:
     """`swarm-directory`; the good peer is a newcomer that sees the honest server as it has announced itself."""
     with started_directory(folder) as (program, token):
         honest = Identity.create()
-        described = wire.Server(
+        described = wire.ServerInfo(
             key=honest.public,
             name="honest",
             addresses=("127.0.0.1:1",),

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from routing import wire
 from swarm import BadRequest, Notice, Sampling, ServedModel, SwarmError
 from swarm.client.verify import Verdict
-from swarm.grammar import Grammars
+from swarm.grammar import GrammarCompiler
 from swarm.sampling import pick
 from swarm.tokenizer import Tokenizer
 
@@ -26,8 +26,8 @@ PARTIAL = "partial"  # a model of which the last blocks are missing
 AGREES = Verdict(wire.Hop("k" * 40, ("127.0.0.1:1",), 0, 15), checked=16, differing=0, worst=0.01)
 
 
-def server(model: str, blocks: int = 30, start: int = 0, end: int = 30, **fields: object) -> wire.Server:
-    return wire.Server(
+def server(model: str, blocks: int = 30, start: int = 0, end: int = 30, **fields: object) -> wire.ServerInfo:
+    return wire.ServerInfo(
         key="k" * 40,
         name="server-1",
         addresses=("127.0.0.1:1",),
@@ -63,7 +63,7 @@ class WholeModel:
 
     def __init__(self, folder: Path, context_length: int = 8192) -> None:
         self._tokenizer = Tokenizer.load(folder)
-        self._grammars = Grammars(folder)
+        self._grammars = GrammarCompiler(folder)
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._lock = threading.Lock()
         self._context = context_length

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from openai_api.accounts.usage import Work
+from openai_api.accounts.usage import WorkRecord
 from openai_api.gateway import Gateway
 from openai_api.generation.prompt_logprobs import PART, logprobs_of, scored
 from routing import wire
@@ -90,7 +90,7 @@ class Steps:
 def test_a_prompt_is_scored_in_parts(length: int) -> None:
     session = Steps()
     engine: Any = SimpleNamespace(session=lambda model, max_length: session)
-    ids, work = tuple(range(length)), Work()
+    ids, work = tuple(range(length)), WorkRecord()
     entries = asyncio.run(scored(engine, "m", ids, 1, ids, work))
     assert [entry.token for entry in entries] == list(ids)
     assert [entry.offset for entry in entries] == list(ids)

@@ -73,7 +73,7 @@ def array_of(dtype: str, shape: tuple[int, ...], seed: int = 0) -> wire.Array:
 KEYS = tuple(Identity.create().public for _ in range(6))
 
 
-def server(key: str = KEYS[0], start: int = 0, end: int = 12, **fields: Any) -> wire.Server:
+def server(key: str = KEYS[0], start: int = 0, end: int = 12, **fields: Any) -> wire.ServerInfo:
     """A server of a model of 12 blocks, unless said otherwise."""
     given: dict[str, Any] = {
         "key": key,
@@ -93,10 +93,10 @@ def server(key: str = KEYS[0], start: int = 0, end: int = 12, **fields: Any) -> 
         "kv_tokens": 1000,
         "kv_free": 1000,
     }
-    return wire.Server(**{**given, **fields})
+    return wire.ServerInfo(**{**given, **fields})
 
 
-def unnumbered(view: View) -> dict[str, wire.Server]:
+def unnumbered(view: View) -> dict[str, wire.ServerInfo]:
     """The servers of a view as they were announced, without the number that tells which of two records is later."""
     return {key: msgspec.structs.replace(each, revision=0) for key, each in view.servers.items()}
 

@@ -18,7 +18,7 @@ from routing import wire
 from routing.client import DirectoryClient, DirectoryError, View
 from routing.directory.directory import Directory
 from routing.links import Connected, Context, Listener, Lost
-from routing.security import Gate, Identity, JoinToken
+from routing.security import Identity, JoinToken, ZapAuthenticator
 from tests.routing.material import KEYS, PATIENCE, Clock, Peer, running, server, unnumbered
 
 QUICK = PATIENCE / 2  # s; within this it is plain that a timeout of `PATIENCE` was not waited for
@@ -47,7 +47,7 @@ def join(directory: Directory) -> Iterator[Callable[..., DirectoryClient]]:
 Join = Callable[..., DirectoryClient]
 
 
-def own(client: DirectoryClient, start: int = 0, end: int = 12, **fields: object) -> wire.Server:
+def own(client: DirectoryClient, start: int = 0, end: int = 12, **fields: object) -> wire.ServerInfo:
     return server(client._identity.public, start, end, **fields)
 
 
@@ -214,14 +214,14 @@ def test_a_lease_is_renewed_while_its_server_is_busy(tmp_path: Path) -> None:
             clock.now += 5
             busy.update(own(busy))  # the same; only wakes the thread
             assert renewed.wait(PATIENCE)
-        assert watcher.next(wire.Change).event == wire.Gone(silent.key, "its lease ran out")
+        assert watcher.next(wire.Change).event == wire.PeerGone(silent.key, "its lease ran out")
         assert set(directory._registry.view.servers) == {busy._identity.public}
 
 
 def test_a_server_admits_a_peer_that_enrolled_after_it_started(directory: Directory, join: Join) -> None:
     host = join()
     context: Context = zmq.Context()
-    gate = Gate(context, host.admits)
+    gate = ZapAuthenticator(context, host.admits)
     try:
         with closing(Listener(context, "127.0.0.1:0", host._identity)) as listener, Peer() as stranger:
             address = f"127.0.0.1:{listener.port}"
@@ -305,7 +305,7 @@ class ScriptedDirectory:
 
     def __init__(self) -> None:
         self._context: Context = zmq.Context()
-        self._gate = Gate(self._context, lambda key: True)
+        self._gate = ZapAuthenticator(self._context, lambda key: True)
         identity = Identity.create()
         self._listener = Listener(self._context, "127.0.0.1:0", identity)
         address = f"127.0.0.1:{self._listener.port}"
@@ -336,7 +336,7 @@ class ScriptedDirectory:
         for message in messages:
             assert self._listener.send(self._route, message)
 
-    def tell_state(self, sequence: int, *servers: wire.Server) -> None:
+    def tell_state(self, sequence: int, *servers: wire.ServerInfo) -> None:
         """Answer a `Watch`, in two parts."""
         request = self.hear(wire.Watch).request
         for part in ((), servers):
@@ -353,13 +353,15 @@ def test_a_missed_change_is_healed() -> None:
         directory.tell_state(5, one)
         starting.join()
         clients.callback(client.close)
-        directory.say(wire.Change(5, wire.Gone(one.key, "long ago")), wire.Change(6, wire.Updated(two)))
+        directory.say(wire.Change(5, wire.PeerGone(one.key, "long ago")), wire.Change(6, wire.ServerUpdated(two)))
         assert set(client.wait_for(lambda view: len(view.servers) == 2, PATIENCE).servers) == {one.key, two.key}
-        directory.say(wire.Change(8, wire.Gone(two.key, "it left")))  # 7 got lost
-        directory.say(wire.Change(9, wire.Gone(one.key, "it left")))  # and this is of no use before the state is known
+        directory.say(wire.Change(8, wire.PeerGone(two.key, "it left")))  # 7 got lost
+        directory.say(
+            wire.Change(9, wire.PeerGone(one.key, "it left"))
+        )  # and this is of no use before the state is known
         directory.tell_state(9, three)
         client.wait_for(lambda view: set(view.servers) == {three.key}, PATIENCE)
-        directory.say(wire.Change(10, wire.Updated(two)))
+        directory.say(wire.Change(10, wire.ServerUpdated(two)))
         client.wait_for(lambda view: set(view.servers) == {two.key, three.key}, PATIENCE)
 
 

@@ -27,7 +27,7 @@ from routing.links import (
     forbidden,
     split_address,
 )
-from routing.security import Gate, Identity
+from routing.security import Identity, ZapAuthenticator
 from tests.routing.material import PATIENCE, Peer, array_of
 
 SERVER = Identity.create()
@@ -37,7 +37,7 @@ SERVER = Identity.create()
 def listening(admitted: set[str], bind: str = "127.0.0.1:0") -> Iterator[Listener]:
     """A listener behind a gate that admits the keys in `admitted`, also those that are put there later."""
     context: Context = zmq.Context()
-    gate = Gate(context, admitted.__contains__)
+    gate = ZapAuthenticator(context, admitted.__contains__)
     try:
         with closing(Listener(context, bind, SERVER)) as listener:
             yield listener

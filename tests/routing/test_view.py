@@ -11,11 +11,13 @@ from tests.routing.material import KEYS, server
 
 keys = st.sampled_from(KEYS)
 events: st.SearchStrategy[wire.Event] = st.one_of(
-    st.builds(wire.Joined, st.builds(wire.Member, keys, st.just(""), st.just(1.0))),
-    st.builds(wire.Updated, st.builds(lambda key, free: server(key, kv_free=free), keys, st.integers(0, 3))),
-    st.builds(wire.Listed, st.builds(wire.Site, keys, st.just(""), st.just(("host:1",)), st.just(1.0))),
-    st.builds(wire.Gone, keys, st.just("it left")),
-    st.builds(wire.Expelled, keys),
+    st.builds(wire.MemberJoined, st.builds(wire.Member, keys, st.just(""), st.just(1.0))),
+    st.builds(wire.ServerUpdated, st.builds(lambda key, free: server(key, kv_free=free), keys, st.integers(0, 3))),
+    st.builds(
+        wire.DirectoryListed, st.builds(wire.DirectoryInfo, keys, st.just(""), st.just(("host:1",)), st.just(1.0))
+    ),
+    st.builds(wire.PeerGone, keys, st.just("it left")),
+    st.builds(wire.MemberExpelled, keys),
 )
 
 
@@ -35,7 +37,7 @@ def test_a_feed_that_loses_changes_is_healed_by_the_next_that_arrives(feed: list
             mirror.receive(message)
 
     watch()
-    for event, arrives in [*feed, (wire.Gone(KEYS[0], ""), True)]:
+    for event, arrives in [*feed, (wire.PeerGone(KEYS[0], ""), True)]:
         view, sequence = apply(view, event), sequence + 1
         if arrives and mirror.receive(wire.Change(sequence, event)) == "gap":
             request += 1

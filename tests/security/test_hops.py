@@ -12,7 +12,7 @@ import pytest
 
 from routing import wire
 from swarm import SessionFailed, SwarmClient
-from swarm.client.session import Session
+from swarm.client.session import RemoteSession
 from tests.swarm.live import MODEL, Live, directory, serving
 from tests.swarm.toy import greedy, logits
 
@@ -67,14 +67,14 @@ def test_a_tail_that_answers_nonsense_is_replaced(lie: Lie, tmp_path: Path, swar
 def test_a_session_that_breaks_the_client_ends_alone(
     tmp_path: Path, swarm_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    received = Session.received
+    received = RemoteSession.received
 
-    def broken(session: Session, peer: str, message: wire.AnyMessage, array: object, now: float) -> object:
+    def broken(session: RemoteSession, peer: str, message: wire.AnyMessage, array: object, now: float) -> object:
         if session.max_length == 63 and isinstance(message, wire.Token):
             raise ZeroDivisionError
         return received(session, peer, message, array, now)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Session, "received", broken)
+    monkeypatch.setattr(RemoteSession, "received", broken)
     with swarm_with_a_liar(tmp_path) as (client, _), client.session(MODEL, 64) as fine:
         tokens = fine.stream(PROMPT, 20)
         made = [next(tokens)]

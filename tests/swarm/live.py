@@ -15,8 +15,8 @@ from routing import wire
 from routing.client import DirectoryClient
 from routing.directory.directory import Directory
 from routing.links import Context, Dialer, Listener
-from routing.security import Gate, Identity, JoinToken
-from swarm.server.polling import Vigil
+from routing.security import Identity, JoinToken, ZapAuthenticator
+from swarm.server.polling import AdaptivePoller
 from swarm.server.server import Server
 from tests.routing.material import running
 from tests.swarm.toy import BLOCKS, WIDTH, ToyStage
@@ -36,7 +36,7 @@ class Live:
     identity: Identity
     server: Server
     stage: ToyStage
-    described: wire.Server
+    described: wire.ServerInfo
     changed: threading.Condition
     report: tuple[int, int]
 
@@ -66,7 +66,7 @@ def serving(
         client = resources.enter_context(DirectoryClient(token, identity, f"server-{start}:{end}"))
         context: Context = zmq.Context()
         resources.callback(context.term)
-        resources.callback(Gate(context, client.admits).close)
+        resources.callback(ZapAuthenticator(context, client.admits).close)
         listener = Listener(context, "127.0.0.1:0", identity)
         resources.callback(listener.close)
         poller = zmq.Poller()
@@ -87,7 +87,7 @@ def serving(
                 changed.notify_all()
 
         stage.free = free_and_tell  # type: ignore[method-assign]
-        described = wire.Server(
+        described = wire.ServerInfo(
             key=identity.public,
             name=f"server-{start}:{end}",
             addresses=(f"127.0.0.1:{listener.port}",),
@@ -116,7 +116,7 @@ def serving(
             report=report,
         )
         live = Live(identity, server, stage, described, changed, (kv_tokens, 0))
-        thread = threading.Thread(target=server.run, args=(Vigil(poller), stop), name=described.name)
+        thread = threading.Thread(target=server.run, args=(AdaptivePoller(poller), stop), name=described.name)
         thread.start()
         client.announce(described)
         try:

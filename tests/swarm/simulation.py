@@ -1,5 +1,5 @@
-"""A swarm in one process without sockets, threads and clocks: the `Server` and `Session` that ship, over a network that
-delivers in a seeded order and can lose servers."""
+"""A swarm in one process without sockets, threads and clocks: the `Server` and `RemoteSession` that ship, over a
+network that delivers in a seeded order and can lose servers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ from pathlib import Path
 from backends import Span
 from routing import wire
 from routing.links import Connected, LinkEvent, Lost, Received
-from swarm.client.actions import Action, Ban, Done, Emit, Notice, Plan, Praise, Send, StepOutput
-from swarm.client.session import Session
+from swarm.client.actions import (
+    Action,
+    Emit,
+    Finished,
+    Notice,
+    PlanRoute,
+    ReportFailure,
+    ReportSuccess,
+    Send,
+    StepOutput,
+)
+from swarm.client.session import RemoteSession
 from swarm.errors import SwarmError, Unavailable
 from swarm.sampling import Sampling
 from swarm.server.server import Server
@@ -149,11 +159,11 @@ class Client:
     def __init__(self, swarm: Simulation, name: str, max_length: int) -> None:
         self.swarm = swarm
         self.key = key(name)
-        self.session = Session(name.ljust(32, "0"), "toy", max_length)
+        self.session = RemoteSession(name.ljust(32, "0"), "toy", max_length)
         self.tokens: list[wire.Token] = []
         self.notices: list[str] = []
         self.outputs: list[wire.Array] = []
-        self.done: Done | None = None
+        self.done: Finished | None = None
         self.loses_closes = False  # as if its connections always broke before a `Close` got through
 
     def generate(self, ids: list[int], new: int, sampling: Sampling | None = None) -> None:
@@ -179,7 +189,7 @@ class Client:
                         self.swarm.network.send(self.key, hop.peer, message, array)
                     else:
                         queue.extend(self.session.lost(hop.peer, "closed", self.swarm.network.now))
-                case Plan(avoid, keep):
+                case PlanRoute(avoid, keep):
                     queue.extend(self.swarm.plan(self.session, avoid, keep))
                 case Emit(wire.Token() as token):
                     self.tokens.append(token)
@@ -187,9 +197,9 @@ class Client:
                     self.notices.append(text)
                 case Emit(StepOutput(array)):
                     self.outputs.append(array)
-                case Done() as done:
+                case Finished() as done:
                     self.done = done
-                case Ban() | Praise():
+                case ReportFailure() | ReportSuccess():
                     pass
 
     def turn(self) -> None:
@@ -242,7 +252,7 @@ class Simulation:
         if key(other) in dialer.dialled:
             dialer.events += [Lost(key(other), "closed"), Connected(key(other))]
 
-    def plan(self, session: Session, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
+    def plan(self, session: RemoteSession, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
         """Any chain of servers through the hops to be kept, or else without them."""
         for kept in (keep, ()):
             route: list[wire.Hop] | None = []

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing import wire
-from swarm.grammar import ConstraintError, Grammars, of_regex, of_schema, problem_of
+from swarm.grammar import ConstraintError, GrammarCompiler, of_regex, of_schema, problem_of
 from swarm.sampling import Sampling, looks_back, pick
 from swarm.tokenizer import Tokenizer
 
@@ -27,8 +27,8 @@ PERSON = {
 
 
 @pytest.fixture(scope="module")
-def grammars(smollm2: Path) -> Grammars:
-    return Grammars(smollm2)
+def grammars(smollm2: Path) -> GrammarCompiler:
+    return GrammarCompiler(smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def noise(seed: int, position: int, width: int) -> Any:
     return np.random.default_rng((seed, position)).normal(size=width).astype(np.float32) * 3
 
 
-def answer(grammars: Grammars, sampling: Sampling, start: list[int], length: int, width: int) -> list[int]:
+def answer(grammars: GrammarCompiler, sampling: Sampling, start: list[int], length: int, width: int) -> list[int]:
     """What a tail that takes over after `start` makes of nonsense."""
     constraint = grammars.compile(sampling.grammar, start)
     tokens = list(start)
@@ -61,7 +61,7 @@ def answer(grammars: Grammars, sampling: Sampling, start: list[int], length: int
 @settings(max_examples=20)
 @given(seed=st.integers(0, 999), cut=st.integers(0, 60), temperature=st.sampled_from([0.0, 0.7, 1.5]))
 def test_any_tail_goes_on_with_an_answer_as_the_first_would_have(
-    grammars: Grammars, tokenizer: Tokenizer, seed: int, cut: int, temperature: float
+    grammars: GrammarCompiler, tokenizer: Tokenizer, seed: int, cut: int, temperature: float
 ) -> None:
     sampling = Sampling(temperature=temperature, top_p=0.9, seed=seed, grammar=of_schema(PERSON))
     tokens = answer(grammars, sampling, [], 200, 49152)
@@ -73,7 +73,7 @@ def test_any_tail_goes_on_with_an_answer_as_the_first_would_have(
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 999))
-def test_an_answer_matches_its_regular_expression(grammars: Grammars, tokenizer: Tokenizer, seed: int) -> None:
+def test_an_answer_matches_its_regular_expression(grammars: GrammarCompiler, tokenizer: Tokenizer, seed: int) -> None:
     pattern = r"(19|20)[0-9]{2}-(0[1-9]|1[0-2])/[a-f]{2,4}"
     sampling = Sampling(temperature=1.0, seed=seed, grammar=of_regex(pattern))
     tokens = answer(grammars, sampling, [], 40, 49152)
@@ -81,7 +81,7 @@ def test_an_answer_matches_its_regular_expression(grammars: Grammars, tokenizer:
     assert re.fullmatch(pattern, tokenizer.decode(tokens))
 
 
-def test_a_vocabulary_that_is_narrower_or_wider_than_the_logits_does_no_harm(grammars: Grammars) -> None:
+def test_a_vocabulary_that_is_narrower_or_wider_than_the_logits_does_no_harm(grammars: GrammarCompiler) -> None:
     constraint = grammars.compile(of_regex("[ab]+"))
     narrow, wide = constraint.allowed(1000), constraint.allowed(60000)
     assert narrow.any() and not wide[49152:].any()
@@ -94,18 +94,18 @@ def test_a_grammar_needs_the_history() -> None:
 
 
 def test_a_generation_without_a_grammar_starts_no_thread(tmp_path: Path) -> None:
-    assert Grammars(tmp_path).prepare(wire.Generation(1, 2, Sampling())) is None
-    assert Grammars(tmp_path).prepare(None) is None
+    assert GrammarCompiler(tmp_path).prepare(wire.Generation(1, 2, Sampling())) is None
+    assert GrammarCompiler(tmp_path).prepare(None) is None
 
 
 def test_a_model_without_a_tokenizer_says_so(tmp_path: Path) -> None:
-    future = Grammars(tmp_path).prepare(wire.Generation(1, 2, Sampling(grammar="start: /a/")))
+    future = GrammarCompiler(tmp_path).prepare(wire.Generation(1, 2, Sampling(grammar="start: /a/")))
     assert future is not None
     with pytest.raises(ConstraintError, match="without a tokenizer"):
         future.result(60)
 
 
-def test_an_answer_that_breaks_its_grammar_is_refused(grammars: Grammars, tokenizer: Tokenizer) -> None:
+def test_an_answer_that_breaks_its_grammar_is_refused(grammars: GrammarCompiler, tokenizer: Tokenizer) -> None:
     with pytest.raises(ConstraintError, match="allow"):
         grammars.compile(of_regex("[0-9]+"), tokenizer.encode("12 apples"))
 
@@ -123,7 +123,7 @@ def test_an_answer_that_breaks_its_grammar_is_refused(grammars: Grammars, tokeni
         (of_schema({"$ref": "https://example.com/schema"}), "fetch"),
     ],
 )
-def test_what_is_no_grammar_is_said_in_one_line(grammars: Grammars, grammar: str, words: str) -> None:
+def test_what_is_no_grammar_is_said_in_one_line(grammars: GrammarCompiler, grammar: str, words: str) -> None:
     assert words in problem_of(grammar)
     with pytest.raises(ConstraintError, match=words) as raised:
         grammars.compile(grammar)
@@ -158,7 +158,7 @@ for _level in range(9):
     ],
     ids=range(12),
 )
-def test_a_hostile_grammar_costs_little_or_is_refused(grammars: Grammars, grammar: str) -> None:
+def test_a_hostile_grammar_costs_little_or_is_refused(grammars: GrammarCompiler, grammar: str) -> None:
     """Whatever it is, it ends: with a refusal, or with sixteen tokens."""
     try:
         tokens = answer(grammars, Sampling(temperature=1.0, grammar=grammar), [], 16, 49152)

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from openai_api.console.console import Console
 from openai_api.http import static_site
-from openai_api.http.concurrency import Room
+from openai_api.http.concurrency import RequestQueue
 from swarm import Overloaded, SessionFailed, Unavailable
 from tests.e2e.programs import Swarm
 from tests.openai_api.conftest import serving
@@ -29,7 +29,9 @@ def scripted(smollm2: Path) -> Scripted:
 
 @pytest.fixture
 def url(scripted: Scripted) -> Iterator[str]:
-    with serving(scripted, site=static_site.load(), console=Console(scripted), room=Room(at_once=1, waiting=0)) as url:
+    with serving(
+        scripted, site=static_site.load(), console=Console(scripted), room=RequestQueue(at_once=1, waiting=0)
+    ) as url:
         yield url
 
 

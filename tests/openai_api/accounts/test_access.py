@@ -19,7 +19,7 @@ import pytest
 from openai_api.accounts import key_format
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import AccountsError, connect
-from openai_api.accounts.limits import Limits
+from openai_api.accounts.limits import KeyLimits
 from openai_api.accounts.principals import SCOPES, USING, Key
 from openai_api.accounts.store import Store
 from openai_api.console.console import Console
@@ -138,7 +138,7 @@ def test_a_key_for_some_models_sees_and_uses_only_those(gateway: Start, make: Ma
 
 def test_limits_are_said_with_the_time_to_wait(gateway: Start, make: Make, clock: Clock) -> None:
     url = gateway()
-    _, key = make(limits=Limits(requests_per_minute=2))
+    _, key = make(limits=KeyLimits(requests_per_minute=2))
     assert [ask(url, key).status_code for _ in range(3)] == [200, 200, 429]
     clock.now += 20
     refused = ask(url, key)
@@ -147,7 +147,7 @@ def test_limits_are_said_with_the_time_to_wait(gateway: Start, make: Make, clock
     clock.now += 40
     assert ask(url, key).status_code == 200
 
-    _, daily = make("bob", limits=Limits(tokens_per_day=10))
+    _, daily = make("bob", limits=KeyLimits(tokens_per_day=10))
     assert [ask(url, daily).status_code for _ in range(3)] == [200, 200, 429]  # 7 tokens each
     refused = ask(url, daily)
     assert 0 < int(refused.headers["retry-after"]) == 86400 - clock.now % 86400
@@ -157,7 +157,7 @@ def test_limits_are_said_with_the_time_to_wait(gateway: Start, make: Make, clock
 
 def test_sessions_at_once_are_counted_by_choices_and_given_back(gateway: Start, make: Make, toy: Toy) -> None:
     url = gateway()
-    _, key = make(limits=Limits(sessions=2))
+    _, key = make(limits=KeyLimits(sessions=2))
     refused = ask(url, key, n=3)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_sessions")
     toy.hold.clear()
@@ -333,7 +333,7 @@ def test_answers_go_on_while_the_database_takes_nothing_and_nothing_is_lost(
     caplog.set_level(logging.INFO)
     store = Store(connect(f"sqlite:///{tmp_path / 'own.db'}"))
     root = store.add_person("root", "owner", clock())
-    key = str(store.add_key(root, "all", SCOPES, clock(), limits=Limits(tokens_per_day=1000))[1])
+    key = str(store.add_key(root, "all", SCOPES, clock(), limits=KeyLimits(tokens_per_day=1000))[1])
     locker = sqlite3.connect(tmp_path / "own.db", isolation_level=None)
     with serving(toy, accounts=Accounts(store, clock)) as url:
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from openai_api.accounts import key_format
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.limits import day_of
-from openai_api.accounts.options import SigningIn
+from openai_api.accounts.options import OpenIdOptions
 from openai_api.accounts.principals import EVERYTHING
 from openai_api.accounts.setup import accounts_of, can_get_in, origins_of, provider
 from openai_api.accounts.usage import Asked, Tally
@@ -27,7 +27,7 @@ from tests.e2e.programs import Swarm
 from tests.families import make_model
 from tests.openai_api.accounts.conftest import bearer
 
-NOBODY = SigningIn()
+NOBODY = OpenIdOptions()
 
 
 def run(*arguments: str, code: int = 0) -> str:
@@ -126,11 +126,11 @@ def test_accounts_are_used_once_anybody_has_one(swarm_home: Path) -> None:
 
 
 def test_options_that_say_nothing_are_refused(swarm_home: Path) -> None:
-    lonely = SigningIn(openid_client_id="client")
+    lonely = OpenIdOptions(openid_client_id="client")
     with pytest.raises(SwarmError, match="--openid URL"):
         provider(lonely)
     with pytest.raises(SwarmError, match="needs accounts"):
-        accounts_of("none", SigningIn("https://id.example", "c"))
+        accounts_of("none", OpenIdOptions("https://id.example", "c"))
     for wrong in ("*", "null", "https://a.example/path", "app.example"):
         with pytest.raises(SwarmError, match="origin"):
             origins_of((wrong,))

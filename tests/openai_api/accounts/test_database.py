@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import make_url
 
 from openai_api.accounts.database import AccountsError, alembic_config, connect, writing
-from openai_api.accounts.limits import Limits
+from openai_api.accounts.limits import KeyLimits
 from openai_api.accounts.principals import SCOPES
 from openai_api.accounts.schema import Base
 from openai_api.accounts.store import Store
@@ -81,7 +81,7 @@ def test_people_keys_and_usage_are_kept(database: str) -> None:
     for name, email in (("bob", None), ("other", "alice@example.org")):
         with pytest.raises(SwarmError, match="already"):
             store.add_person(name, "member", NOW, email)
-    limits = Limits(5, 10**12, 2)
+    limits = KeyLimits(5, 10**12, 2)
     key, made = store.add_key(bob, "laptop", SCOPES, NOW, ["toy"], limits, NOW + 60)
     found = store.key(made.id)
     assert found == key and found.limits == limits and found.models == ("toy",) and found.person == bob

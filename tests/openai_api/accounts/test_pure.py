@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_api.accounts import key_format
-from openai_api.accounts.limits import DAY, MINUTE, Limits, crowding, day_of, refusal
-from openai_api.accounts.principals import Caller, scope_of
-from openai_api.accounts.usage import Asked, Tally, Work
+from openai_api.accounts.limits import DAY, MINUTE, KeyLimits, crowding, day_of, refusal
+from openai_api.accounts.principals import Principal, scope_of
+from openai_api.accounts.usage import Asked, Tally, WorkRecord
 from tests.openai_api.accounts.toy import HEAD, OTHER_ROUTE, ROUTE, SPARE, TAIL, hop
 
 NOW = 1_800_000_000.0
@@ -36,7 +36,7 @@ def test_nothing_else_is_a_key(text: str, more: str) -> None:
     st.lists(st.floats(0, 30), min_size=1, max_size=80),
 )
 def test_no_minute_has_more_requests_than_the_limit_and_who_waits_gets_in(most: int, pauses: list[float]) -> None:
-    limits, now, begun = Limits(requests_per_minute=most), NOW, []
+    limits, now, begun = KeyLimits(requests_per_minute=most), NOW, []
     for pause in pauses:
         now += pause
         refused = refusal(limits, begun, 0, now)
@@ -50,7 +50,7 @@ def test_no_minute_has_more_requests_than_the_limit_and_who_waits_gets_in(most: 
 
 @given(st.integers(1, 10**9), st.integers(0, 2 * 10**9), st.floats(0, 4e9))
 def test_tokens_are_counted_by_the_day(most: int, used: int, now: float) -> None:
-    refused = refusal(Limits(tokens_per_day=most), [], used, now)
+    refused = refusal(KeyLimits(tokens_per_day=most), [], used, now)
     assert (refused is None) == (used < most)
     if refused is not None:
         assert 1 <= refused.wait <= DAY
@@ -59,14 +59,14 @@ def test_tokens_are_counted_by_the_day(most: int, used: int, now: float) -> None
 
 @given(st.integers(1, 50), st.integers(0, 50), st.integers(1, 50))
 def test_sessions_at_once(most: int, there: int, more: int) -> None:
-    refused = crowding(Limits(sessions=most), there, more)
+    refused = crowding(KeyLimits(sessions=most), there, more)
     assert (refused is None) == (there + more <= most)
     assert refused is None or (refused.wait == 0) == (more > most)
-    assert crowding(Limits(), there, more) is None
+    assert crowding(KeyLimits(), there, more) is None
 
 
 def test_a_clock_that_goes_back_locks_nobody_out() -> None:
-    assert refusal(Limits(requests_per_minute=1), [NOW + 1000], 0, NOW) is None
+    assert refusal(KeyLimits(requests_per_minute=1), [NOW + 1000], 0, NOW) is None
 
 
 spans = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(
@@ -78,7 +78,7 @@ spans = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(
 def test_without_changes_every_block_has_computed_every_token_once(
     route: list[tuple[int, int]], prompt: int, new: int
 ) -> None:
-    work = Work()
+    work = WorkRecord()
     share = work.share()
     share.routed(hop(f"server-{number}", start, end) for number, (start, end) in enumerate(route))
     for number in range(new):
@@ -89,7 +89,7 @@ def test_without_changes_every_block_has_computed_every_token_once(
 
 
 def test_who_takes_over_has_computed_all_of_it_and_who_stays_only_what_is_new() -> None:
-    work = Work()
+    work = WorkRecord()
     share = work.share()
     share.routed(ROUTE)
     share.token(100)  # 100 tokens of prompt
@@ -103,7 +103,7 @@ def test_who_takes_over_has_computed_all_of_it_and_who_stays_only_what_is_new() 
 
 
 def test_work_of_which_no_token_came_counts_for_nobody() -> None:
-    work = Work()
+    work = WorkRecord()
     work.share().routed(ROUTE)
     assert (work.begun, work.by_server) == (False, {})
 
@@ -129,4 +129,4 @@ def test_each_path_needs_a_scope() -> None:
     assert scope_of("/api/swarm") == scope_of("/api/usage") == scope_of("/metrics") == "console"
     assert scope_of("/api/keys/x") == scope_of("/api/members") == scope_of("/api/tokens") == "admin"
     assert scope_of("/health") == scope_of("/openapi.json") == ""
-    assert Caller().allows("any")
+    assert Principal().allows("any")

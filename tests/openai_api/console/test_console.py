@@ -25,7 +25,7 @@ from tests.families import make_model
 from tests.openai_api.engine import server
 
 
-def models(*servers: wire.Server) -> list[ServedModel]:
+def models(*servers: wire.ServerInfo) -> list[ServedModel]:
     return [ServedModel("m", 30, 8192, servers, tuple(missing(servers, 30)))] if servers else []
 
 
@@ -33,7 +33,7 @@ def kinds(before: list[ServedModel], after: list[ServedModel]) -> list[str]:
     return [happening.kind for happening in happened(before, after, View(), View())]
 
 
-def one(key: str, start: int, end: int, **fields: Any) -> wire.Server:
+def one(key: str, start: int, end: int, **fields: Any) -> wire.ServerInfo:
     return msgspec.structs.replace(server("m", 30, start, end), key=key * 40, name=f"server-{key}", **fields)
 
 
@@ -60,7 +60,7 @@ def test_words_name_the_server_and_its_blocks() -> None:
     assert (gap.text, gap.mood) == ("blocks 15:30 of m have no server", "bad")
     (_, nearer) = happened(models(one("a", 0, 15, state="joining")), models(HEAD), View(), View())
     assert (nearer.text, nearer.mood) == ("blocks 15:30 of m have no server", "plain")  # others come still
-    (router,) = happened([], [], View(), View(routers={"r": wire.Router("r" * 40, "relay", ("h:1",))}))
+    (router,) = happened([], [], View(), View(routers={"r": wire.RouterInfo("r" * 40, "relay", ("h:1",))}))
     assert router.text == "the router relay is there"
 
 

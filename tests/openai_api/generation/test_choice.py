@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openai_api.generation.choice import Choice, Piece
+from openai_api.generation.choice import Choice, ChoicePiece
 from openai_api.generation.generation import joined
-from openai_api.generation.tool_parser import CallReader, Syntax
+from openai_api.generation.tool_parser import CallSyntax, ToolCallParser
 from routing import wire
 from swarm.tokenizer import Tokenizer
 from tests.openai_api.generation.test_stops import cut
@@ -29,7 +29,9 @@ def tokenizer(smollm2: Path) -> Tokenizer:
     return tokenizer
 
 
-def run(choice: Choice, ids: list[int], finish: Literal["", "stop", "length"] = "", end_token: int = 2) -> list[Piece]:
+def run(
+    choice: Choice, ids: list[int], finish: Literal["", "stop", "length"] = "", end_token: int = 2
+) -> list[ChoicePiece]:
     """The pieces of a choice; `finish` is how the swarm ends it, "" for a stream that just ends."""
     steps = [wire.Token("s" * 32, 1, at, token, logprob=-1.0) for at, token in enumerate(ids)]
     if finish == "stop":
@@ -108,8 +110,8 @@ def test_calls_between_special_tokens_are_read_and_other_special_tokens_stay_hid
     start, other = 1, 3
     assert tokenizer.special_id("<|im_start|>") == start and tokenizer.special_id("im_start") is None
     assert {start, other} <= tokenizer.special_ids
-    syntax = Syntax("<|im_start|>", "]", " \t\r\n[,")
-    reader = CallReader(syntax, {"add"}, 16, lambda: "id")
+    syntax = CallSyntax("<|im_start|>", "]", " \t\r\n[,")
+    reader = ToolCallParser(syntax, {"add"}, 16, lambda: "id")
     written = tokenizer.encode('[{"name": "add", "arguments": {"a": 1}}]')
     ids = [*tokenizer.encode("Well."), other, start, *written]
     whole = joined(run(Choice(tokenizer, reader=reader, keep={start}), ids, "stop"))
@@ -119,7 +121,7 @@ def test_calls_between_special_tokens_are_read_and_other_special_tokens_stay_hid
 
 
 def test_a_choice_ends_with_the_last_call_that_is_wanted(tokenizer: Tokenizer) -> None:
-    reader = CallReader(Syntax("<tool_call>", "</tool_call>"), {"add"}, 1, lambda: "id")
+    reader = ToolCallParser(CallSyntax("<tool_call>", "</tool_call>"), {"add"}, 1, lambda: "id")
     ids = tokenizer.encode('<tool_call>{"name": "add", "arguments": {}}</tool_call> and more')
     pieces = run(Choice(tokenizer, reader=reader), ids)
     assert pieces[-1].finish == "tool_calls" and len(pieces) < len(ids)

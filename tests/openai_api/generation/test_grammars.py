@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 
 from openai_api.generation import grammars
-from openai_api.generation.grammars import Function
-from openai_api.generation.tool_formats import GENERIC, HERMES, LLAMA3, MISTRAL, Family
-from openai_api.generation.tool_parser import CallReader, merged_calls
-from swarm.grammar import Grammars, problem_of
+from openai_api.generation.grammars import GrammarFunction
+from openai_api.generation.tool_formats import GENERIC, HERMES, LLAMA3, MISTRAL, ToolFormat
+from openai_api.generation.tool_parser import ToolCallParser, merged_calls
+from swarm.grammar import GrammarCompiler, problem_of
 from swarm.sampling import Sampling, pick
 from swarm.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.model
 FUNCTIONS = [
-    Function("add", {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}},
+    GrammarFunction("add", {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}},
                      "required": ["a"], "additionalProperties": False}, True),
-    Function("now", {"type": "object", "additionalProperties": False}, False),
+    GrammarFunction("now", {"type": "object", "additionalProperties": False}, False),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def compiler(smollm2: Path) -> Grammars:
-    return Grammars(smollm2)
+def compiler(smollm2: Path) -> GrammarCompiler:
+    return GrammarCompiler(smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def tokenizer(smollm2: Path) -> Tokenizer:
     return tokenizer
 
 
-def said(compiler: Grammars, tokenizer: Tokenizer, grammar: str, seed: int, most: int = 300) -> tuple[str, bool]:
+def said(compiler: GrammarCompiler, tokenizer: Tokenizer, grammar: str, seed: int, most: int = 300) -> tuple[str, bool]:
     """What a model that knows nothing says under the grammar, and whether it came to an end."""
     sampling = Sampling(temperature=1.0, seed=seed, grammar=grammar)
     constraint, tokens = compiler.compile(grammar), []
@@ -53,8 +53,8 @@ def said(compiler: Grammars, tokenizer: Tokenizer, grammar: str, seed: int, most
     return tokenizer.decode(tokens, skip_special_tokens=False), False
 
 
-def read(family: Family, text: str) -> tuple[str, list[tuple[str, Any]]]:
-    reader = CallReader(family.syntax, {"add", "now"}, 99, family.new_id)
+def read(family: ToolFormat, text: str) -> tuple[str, list[tuple[str, Any]]]:
+    reader = ToolCallParser(family.syntax, {"add", "now"}, 99, family.new_id)
     shown, parts = reader.push(text)
     return shown + reader.flush(), [(call.name, json.loads(call.arguments)) for call in merged_calls(parts)]
 
@@ -63,7 +63,7 @@ def read(family: Family, text: str) -> tuple[str, list[tuple[str, Any]]]:
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("special", [False, True])
 def test_calls_that_are_asked_for_are_read_as_calls(
-    compiler: Grammars, tokenizer: Tokenizer, family: Family, parallel: bool, special: bool
+    compiler: GrammarCompiler, tokenizer: Tokenizer, family: ToolFormat, parallel: bool, special: bool
 ) -> None:
     # Token 5 stands in for a marker that is a special token.
     opening = family.syntax.opening
@@ -84,7 +84,9 @@ def test_calls_that_are_asked_for_are_read_as_calls(
 
 
 @pytest.mark.parametrize("family", [HERMES, GENERIC, LLAMA3, MISTRAL], ids=lambda family: family.name)
-def test_where_calls_are_possible_text_is_too(compiler: Grammars, tokenizer: Tokenizer, family: Family) -> None:
+def test_where_calls_are_possible_text_is_too(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, family: ToolFormat
+) -> None:
     grammar = grammars.calls(family, FUNCTIONS, lambda text: None, required=False, parallel=True)
     assert not problem_of(grammar)
     for text in ("Hello.", "", "A < b"):
@@ -98,7 +100,7 @@ def test_where_calls_are_possible_text_is_too(compiler: Grammars, tokenizer: Tok
         compiler.compile(grammar, tokenizer.encode((before + call).replace("5", "77")))
 
 
-def test_json_or_a_call(compiler: Grammars, tokenizer: Tokenizer) -> None:
+def test_json_or_a_call(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
     grammar = grammars.calls(
         HERMES, FUNCTIONS, lambda text: None, required=False, parallel=False, content={"type": "array", "maxItems": 0}
     )

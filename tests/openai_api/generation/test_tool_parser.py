@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_api.generation.tool_formats import GENERIC, HERMES, LLAMA3, MISTRAL, Family, family_of, prepared
-from openai_api.generation.tool_parser import CallReader, merged_calls
+from openai_api.generation.tool_formats import GENERIC, HERMES, LLAMA3, MISTRAL, ToolFormat, family_of, prepared
+from openai_api.generation.tool_parser import ToolCallParser, merged_calls
 
 NAMES = {"weather", "add"}
 WEATHER = ("weather", {"city": "Paris, {F}", "days": [1, 2]})
 ADD = ("add", {"a": 1, "text": 'say "<tool_call>" \\ é'})
 
 
-def written(family: Family, calls: Sequence[tuple[str, dict[str, Any]]]) -> str:
+def written(family: ToolFormat, calls: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """As the model writes them."""
     objects = [json.dumps({"name": name, family.arguments: arguments}) for name, arguments in calls]
     match family.name:
@@ -31,8 +31,8 @@ def written(family: Family, calls: Sequence[tuple[str, dict[str, Any]]]) -> str:
             return "\n".join(f"<tool_call>\n{each}\n</tool_call>" for each in objects)
 
 
-def read(family: Family, pieces: Sequence[str], most: int = 16) -> tuple[str, list[tuple[str, Any]]]:
-    reader = CallReader(family.syntax, NAMES, most, family.new_id)
+def read(family: ToolFormat, pieces: Sequence[str], most: int = 16) -> tuple[str, list[tuple[str, Any]]]:
+    reader = ToolCallParser(family.syntax, NAMES, most, family.new_id)
     text, parts = "", []
     for piece in pieces:
         shown, new = reader.push(piece)
@@ -55,18 +55,18 @@ cuts = st.lists(st.integers(0, 400), max_size=30)
 
 
 @given(families, st.sampled_from([[WEATHER], [WEATHER, ADD], [ADD, ADD, WEATHER]]), cuts)
-def test_calls_are_read_however_they_come(family: Family, calls: Any, cuts: list[int]) -> None:
+def test_calls_are_read_however_they_come(family: ToolFormat, calls: Any, cuts: list[int]) -> None:
     assert read(family, divided(written(family, calls), cuts)) == ("", calls)
 
 
 @given(st.sampled_from([HERMES, MISTRAL]), cuts)
-def test_text_before_calls_is_shown(family: Family, cuts: list[int]) -> None:
+def test_text_before_calls_is_shown(family: ToolFormat, cuts: list[int]) -> None:
     text = "Let me look. <tool or [TOOL? " + written(family, [WEATHER])
     assert read(family, divided(text, cuts)) == ("Let me look. <tool or [TOOL? ", [WEATHER])
 
 
 @given(families, st.text(alphabet='{}[]<>"\\:,ab \n', max_size=40), cuts)
-def test_what_is_no_call_is_shown_as_it_is(family: Family, text: str, cuts: list[int]) -> None:
+def test_what_is_no_call_is_shown_as_it_is(family: ToolFormat, text: str, cuts: list[int]) -> None:
     assert read(family, divided(text, cuts)) == (text, [])
 
 
@@ -87,7 +87,7 @@ def test_json_that_calls_no_known_function_stays_text(text: str) -> None:
 
 
 def test_arguments_stream_as_they_come() -> None:
-    reader = CallReader(HERMES.syntax, NAMES, 16, HERMES.new_id)
+    reader = ToolCallParser(HERMES.syntax, NAMES, 16, HERMES.new_id)
     assert reader.push('<tool_call>\n{"name": "wea') == ("", [])
     _, (opened, begun) = reader.push('ther", "arguments": {"city": "Par')
     assert (opened.first, opened.name, opened.arguments, begun.arguments) == (True, "weather", "", '{"city": "Par')
@@ -113,7 +113,7 @@ def test_a_call_without_arguments_has_none() -> None:
 
 
 def test_after_as_many_calls_as_are_wanted_the_answer_is_complete() -> None:
-    reader = CallReader(HERMES.syntax, NAMES, 1, HERMES.new_id)
+    reader = ToolCallParser(HERMES.syntax, NAMES, 1, HERMES.new_id)
     reader.push(written(HERMES, [WEATHER]))
     assert reader.complete
     assert reader.push(written(HERMES, [ADD])) == ("", [])
@@ -131,7 +131,7 @@ def test_after_as_many_calls_as_are_wanted_the_answer_is_complete() -> None:
         ("", GENERIC),
     ],
 )
-def test_the_family_is_told_by_the_template(template: str, family: Family) -> None:
+def test_the_family_is_told_by_the_template(template: str, family: ToolFormat) -> None:
     assert family_of(template) is family
 
 

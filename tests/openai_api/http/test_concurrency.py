@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_api.errors import ApiError
-from openai_api.http.concurrency import Room
+from openai_api.http.concurrency import RequestQueue
 
 
-async def hold(room: Room, leave: asyncio.Event, order: list[int], number: int) -> None:
+async def hold(room: RequestQueue, leave: asyncio.Event, order: list[int], number: int) -> None:
     async with room.place():
         order.append(number)
         await leave.wait()
@@ -25,7 +25,7 @@ async def turns() -> None:
 
 def test_those_who_wait_are_served_in_their_order_and_the_rest_is_refused() -> None:
     async def run() -> None:
-        room, order = Room(at_once=2, waiting=3), []
+        room, order = RequestQueue(at_once=2, waiting=3), []
         leave = [asyncio.Event() for _ in range(5)]
         tasks = [asyncio.create_task(hold(room, leave[number], order, number)) for number in range(5)]
         await turns()
@@ -44,7 +44,7 @@ def test_those_who_wait_are_served_in_their_order_and_the_rest_is_refused() -> N
 
 def test_who_waits_too_long_is_refused_and_leaves_no_trace() -> None:
     async def run() -> None:
-        room, leave = Room(at_once=1, waiting=2, patience=0.01), asyncio.Event()
+        room, leave = RequestQueue(at_once=1, waiting=2, patience=0.01), asyncio.Event()
         holder = asyncio.create_task(hold(room, leave, [], 0))
         await turns()
         with pytest.raises(ApiError) as refused:
@@ -62,7 +62,7 @@ def test_who_waits_too_long_is_refused_and_leaves_no_trace() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["come", "leave", "cancel"]), st.integers(0, 30)), max_size=60))
 def test_no_place_is_lost_whatever_happens(steps: list[tuple[str, int]]) -> None:
     async def run() -> None:
-        room, order = Room(at_once=2, waiting=4), []
+        room, order = RequestQueue(at_once=2, waiting=4), []
         tasks: list[tuple[asyncio.Task[None], asyncio.Event]] = []
         for kind, number in steps:
             if kind == "come":

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from openai_api.http.static_site import Site, load, simple
+from openai_api.http.static_site import StaticSite, load, simple
 
 
 class Nothing:
@@ -22,7 +22,7 @@ class Nothing:
 
 
 @pytest.fixture
-def built(tmp_path: Path) -> Site:
+def built(tmp_path: Path) -> StaticSite:
     files = {
         "index.html": '<html><script>first()</script><script src="/_next/static/chunks/a1.js"></script></html>',
         "_next/static/chunks/a1.js": "console.log(1);" * 200,
@@ -45,7 +45,7 @@ def test_the_simple_page_asks_nobody_else_for_anything() -> None:
 
 
 @pytest.mark.parametrize("which", ["simple", "built"])
-def test_the_policy_allows_the_pages_own_scripts_and_no_other(which: str, built: Site) -> None:
+def test_the_policy_allows_the_pages_own_scripts_and_no_other(which: str, built: StaticSite) -> None:
     page = (simple() if which == "simple" else built).files["index.html"]
     inline = re.search(r"<script>(.*?)</script>", page.content.decode(), re.DOTALL)
     assert inline is not None
@@ -59,7 +59,7 @@ def test_without_a_built_page_the_simple_one_is_served(tmp_path: Path) -> None:
     assert load(tmp_path).files["index.html"].content == b"<html>simple</html>"
 
 
-def test_files_come_with_what_browsers_may_do_with_them(built: Site, served: Callable[..., str]) -> None:
+def test_files_come_with_what_browsers_may_do_with_them(built: StaticSite, served: Callable[..., str]) -> None:
     url = served(Nothing(), site=built)
     page = httpx.get(url)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -76,7 +76,7 @@ def test_files_come_with_what_browsers_may_do_with_them(built: Site, served: Cal
     assert httpx.get(f"{url}/icon.svg").headers["x-content-type-options"] == "nosniff"
 
 
-def test_only_the_pages_files_are_served_and_they_need_no_key(built: Site, served: Callable[..., str]) -> None:
+def test_only_the_pages_files_are_served_and_they_need_no_key(built: StaticSite, served: Callable[..., str]) -> None:
     url = served(Nothing(), site=built, api_key="k")
     assert httpx.get(url).status_code == httpx.get(f"{url}/_next/static/chunks/a1.js").status_code == 200
     for path in ("/v1/models", "/api/swarm", "/_next/static/other.js", "/metrics"):

@@ -13,12 +13,12 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from openai_api.gateway import fingerprint
-from openai_api.generation.choice import Entry, Piece
+from openai_api.generation.choice import ChoicePiece, TokenEntry
 from openai_api.generation.generation import number, sse
 from openai_api.generation.token_texts import TokenTexts
-from openai_api.protocol.chat import ChatForm
-from openai_api.protocol.chunks import Form, usage
-from openai_api.protocol.completions import CompletionForm
+from openai_api.protocol.chat import ChatFormat
+from openai_api.protocol.chunks import ChoiceFormat, usage
+from openai_api.protocol.completions import CompletionFormat
 from swarm import ServedModel
 from tests.openai_api.engine import server
 
@@ -34,14 +34,14 @@ TEXTS = TokenTexts(Letters())  # type: ignore[arg-type]
 HEAD = {"id": "x-1", "created": 1, "model": "m", "system_fingerprint": "f"}
 logprobs = st.floats(max_value=0, allow_nan=False)
 entries = st.builds(
-    Entry,
+    TokenEntry,
     st.integers(0, 255),
     st.integers(0, 100),
     logprobs,
     st.lists(st.tuples(st.integers(0, 255), logprobs), max_size=3).map(tuple),
 )
 pieces = st.builds(
-    Piece,
+    ChoicePiece,
     st.text(max_size=5),
     st.lists(entries, max_size=3).map(tuple),
     st.lists(st.integers(0, 9), max_size=3).map(tuple),
@@ -56,8 +56,8 @@ def strict(kind: Any, body: dict[str, Any]) -> Any:
 
 
 @given(pieces, st.booleans())
-def test_chat_completions_fit_openais_types(piece: Piece, with_logprobs: bool) -> None:
-    form = ChatForm(TEXTS, with_logprobs)
+def test_chat_completions_fit_openais_types(piece: ChoicePiece, with_logprobs: bool) -> None:
+    form = ChatFormat(TEXTS, with_logprobs)
     body = HEAD | {"object": form.whole_object, "choices": [form.whole(0, piece)], "usage": usage(1, 2)}
     whole = strict(ChatCompletion, body)
     assert whole.choices[0].message.content == piece.text
@@ -72,8 +72,8 @@ def test_chat_completions_fit_openais_types(piece: Piece, with_logprobs: bool) -
 
 
 @given(pieces, st.booleans())
-def test_completions_fit_openais_types(piece: Piece, with_logprobs: bool) -> None:
-    form = CompletionForm(TEXTS, with_logprobs)
+def test_completions_fit_openais_types(piece: ChoicePiece, with_logprobs: bool) -> None:
+    form = CompletionFormat(TEXTS, with_logprobs)
     body = HEAD | {"object": form.whole_object, "choices": [form.whole(3, piece)], "usage": usage(1, 2)}
     choice = strict(Completion, body).choices[0]
     assert (choice.text, choice.index, choice.finish_reason) == (piece.text, 3, piece.finish)
@@ -86,14 +86,14 @@ def test_completions_fit_openais_types(piece: Piece, with_logprobs: bool) -> Non
             assert own <= 0
 
 
-@pytest.mark.parametrize("form", [ChatForm(TEXTS, True), CompletionForm(TEXTS, True)])
-def test_a_chunk_without_tokens_still_is_a_chunk(form: Form) -> None:
-    assert json.dumps(form.chunk(0, Piece("a")))
+@pytest.mark.parametrize("form", [ChatFormat(TEXTS, True), CompletionFormat(TEXTS, True)])
+def test_a_chunk_without_tokens_still_is_a_chunk(form: ChoiceFormat) -> None:
+    assert json.dumps(form.chunk(0, ChoicePiece("a")))
 
 
 def test_the_first_token_of_a_prompt_has_no_log_probability() -> None:
-    piece = Piece("ab", (Entry(97, 0, None, ()), Entry(98, 1, -0.5, ((99, -0.25), (98, -0.5)))))
-    assert CompletionForm(TEXTS, True).whole(0, piece)["logprobs"] == {
+    piece = ChoicePiece("ab", (TokenEntry(97, 0, None, ()), TokenEntry(98, 1, -0.5, ((99, -0.25), (98, -0.5)))))
+    assert CompletionFormat(TEXTS, True).whole(0, piece)["logprobs"] == {
         "tokens": ["a", "b"],
         "token_logprobs": [None, -0.5],
         "top_logprobs": [None, {"c": -0.25, "b": -0.5}],

@@ -15,11 +15,11 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from openai_api.errors import shutting_down
-from openai_api.generation.choice import Piece
+from openai_api.generation.choice import ChoicePiece
 from openai_api.generation.generation import Answer, joined
 from openai_api.generation.token_texts import TokenTexts
-from openai_api.generation.tool_parser import CallPart
-from openai_api.protocol.chat import ChatForm
+from openai_api.generation.tool_parser import ToolCallDelta
+from openai_api.protocol.chat import ChatFormat
 from openai_api.protocol.chunks import Chunked
 from openai_api.protocol.messages import MessageOutput, error_body
 from openai_api.protocol.openapi import ChatCompletion as DocumentedChat
@@ -33,26 +33,28 @@ ARGUMENTS = '{"a": 1}'
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> list[Piece]:
+def answers(draw: st.DrawFn) -> list[ChoicePiece]:
     """The pieces of one choice: text, then calls, with text between them."""
     pieces, calls = [], draw(st.integers(0, 3))
     for index in range(calls + 1):
-        pieces += [Piece(text, tokens=(1,)) for text in draw(st.lists(st.text(max_size=3), max_size=3))]
+        pieces += [ChoicePiece(text, tokens=(1,)) for text in draw(st.lists(st.text(max_size=3), max_size=3))]
         if index < calls:
             name, cut = draw(st.sampled_from(["f", "g"])), draw(st.integers(0, len(ARGUMENTS)))
-            parts = [CallPart(index, f"c{index}", name, "", True)]
-            parts += [CallPart(index, f"c{index}", name, part, False) for part in (ARGUMENTS[:cut], ARGUMENTS[cut:])]
-            pieces += [Piece(calls=(part,), tokens=(2,)) for part in parts]
+            parts = [ToolCallDelta(index, f"c{index}", name, "", True)]
+            parts += [
+                ToolCallDelta(index, f"c{index}", name, part, False) for part in (ARGUMENTS[:cut], ARGUMENTS[cut:])
+            ]
+            pieces += [ChoicePiece(calls=(part,), tokens=(2,)) for part in parts]
     finish = draw(st.sampled_from(["length", "tool_calls" if calls else "stop"]))
     stop = draw(st.sampled_from(["", "END"])) if finish == "stop" else ""
-    return [*pieces, Piece(finish=finish, stop=stop)]
+    return [*pieces, ChoicePiece(finish=finish, stop=stop)]
 
 
 def answer(output: Any) -> Answer:
     return Answer("x_1", "m", 1, "f", output, (), None, (), 7, False, True)
 
 
-def written(output: Any, pieces: list[Piece]) -> tuple[Any, list[tuple[str, Any]]]:
+def written(output: Any, pieces: list[ChoicePiece]) -> tuple[Any, list[tuple[str, Any]]]:
     """The body, and the events as (name, content)."""
     whole = joined(pieces)
     made = answer(output)
@@ -67,8 +69,8 @@ def written(output: Any, pieces: list[Piece]) -> tuple[Any, list[tuple[str, Any]
 
 
 @given(answers())
-def test_chats(pieces: list[Piece]) -> None:
-    body, events = written(Chunked(ChatForm(TokenTexts(None), False)), pieces)
+def test_chats(pieces: list[ChoicePiece]) -> None:
+    body, events = written(Chunked(ChatFormat(TokenTexts(None), False)), pieces)
     message = ChatCompletion.model_validate(body, strict=True).choices[0].message
     DocumentedChat.model_validate(body, strict=True)
     assert events[-1] == ("", None)
@@ -87,7 +89,7 @@ def test_chats(pieces: list[Piece]) -> None:
 
 
 @given(answers())
-def test_responses(pieces: list[Piece]) -> None:
+def test_responses(pieces: list[ChoicePiece]) -> None:
     output = ResponseOutput(ResponsesRequest(model="m", input="hi"))
     body, events = written(output, pieces)
     whole = Response.model_validate(body)
@@ -110,7 +112,7 @@ def test_responses(pieces: list[Piece]) -> None:
 
 
 @given(answers())
-def test_messages(pieces: list[Piece]) -> None:
+def test_messages(pieces: list[ChoicePiece]) -> None:
     body, events = written(MessageOutput(), pieces)
     whole = anthropic.types.Message.model_validate(body)
     MessageObject.model_validate(body, strict=True)

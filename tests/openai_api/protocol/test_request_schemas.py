@@ -17,12 +17,12 @@ from openai_api.protocol.chat_schemas import ChatRequest
 from openai_api.protocol.embeddings import EmbeddingRequest
 from openai_api.protocol.message_schemas import CountRequest, MessagesRequest
 from openai_api.protocol.response_schemas import ResponsesRequest
-from openai_api.protocol.schemas import CompletionRequest, Refusing, names
+from openai_api.protocol.schemas import CompletionRequest, StrictModel, names
 from openai_api.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 RESPONSE: dict[str, Any] = {"model": "m", "input": "hi"}
 MESSAGE: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
-BODIES: dict[type[Refusing], dict[str, Any]] = {
+BODIES: dict[type[StrictModel], dict[str, Any]] = {
     ResponsesRequest: RESPONSE,
     MessagesRequest: MESSAGE,
     CountRequest: {name: value for name, value in MESSAGE.items() if name != "max_tokens"},
@@ -32,7 +32,7 @@ BODIES: dict[type[Refusing], dict[str, Any]] = {
 }
 
 
-def taken(kind: type[Refusing], body: Any) -> Any:
+def taken(kind: type[StrictModel], body: Any) -> Any:
     """The request as a chat where it is one. Raises: ApiError."""
     try:
         request = kind.model_validate(body)
@@ -58,7 +58,7 @@ values = st.recursive(
 
 @settings(max_examples=400, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(list(BODIES)), st.dictionaries(st.sampled_from(sorted(names())), values, max_size=4))
-def test_any_json_is_taken_or_refused_with_one_error(kind: type[Refusing], change: dict[str, Any]) -> None:
+def test_any_json_is_taken_or_refused_with_one_error(kind: type[StrictModel], change: dict[str, Any]) -> None:
     for body in (BODIES[kind] | change, change):
         try:
             taken(kind, body)
@@ -89,7 +89,7 @@ def test_any_json_is_taken_or_refused_with_one_error(kind: type[Refusing], chang
         (TokenizeRequest, {"messages": [{"role": "user", "content": "a"}]}, "prompt", "invalid_combination"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_by_its_place(kind: type[Refusing], change: Any, param: str, code: str) -> None:
+def test_what_is_wrong_is_said_by_its_place(kind: type[StrictModel], change: Any, param: str, code: str) -> None:
     with pytest.raises(ApiError) as raised:
         taken(kind, BODIES[kind] | change)
     assert (raised.value.param, raised.value.code) == (param, code)
@@ -155,6 +155,6 @@ def test_blocks_of_a_message_become_messages_of_a_chat() -> None:
         (CountRequest, anthropic.types.MessageCountTokensParams),
     ],
 )
-def test_every_parameter_of_the_client_is_carried_out_or_refused_by_name(kind: type[Refusing], known: Any) -> None:
+def test_every_parameter_of_the_client_is_carried_out_or_refused_by_name(kind: type[StrictModel], known: Any) -> None:
     ours = {field.alias or name for name, field in kind.model_fields.items()} | set(kind.refused)
     assert set(known.__annotations__) - {"stream", "betas"} - ours == set()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai_api.errors import ApiError, from_validation
 from openai_api.protocol.chat_schemas import ChatRequest
 from openai_api.protocol.response_schemas import ResponsesRequest
-from openai_api.protocol.schemas import CompletionRequest, Generating, names
+from openai_api.protocol.schemas import CompletionRequest, GenerationRequest, names
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": "hi"}
@@ -23,7 +23,7 @@ for _level in range(100):
     DEEP = {"items": DEEP}
 
 
-def refused(kind: type[Generating], body: Any) -> ApiError:
+def refused(kind: type[GenerationRequest], body: Any) -> ApiError:
     with pytest.raises(pydantic.ValidationError) as raised:
         kind.model_validate(body)
     errors = [{**error, "loc": ("body", *error["loc"])} for error in raised.value.errors()]
@@ -46,7 +46,7 @@ def refused(kind: type[Generating], body: Any) -> ApiError:
         (CompletionRequest, "best_of", 3),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(kind: type[Generating], field: str, value: object) -> None:
+def test_what_is_not_supported_is_refused_by_name(kind: type[GenerationRequest], field: str, value: object) -> None:
     error = refused(kind, (CHAT if kind is ChatRequest else COMPLETION) | {field: value})
     assert (error.status, error.param, error.code) == (400, field, "unsupported_parameter")
     assert f"'{field}'" in error.message
@@ -203,7 +203,7 @@ field_names = st.sampled_from(sorted(names())) | st.text(max_size=5)
     st.sampled_from([ChatRequest, CompletionRequest]),
     st.dictionaries(field_names, json_values, max_size=4) | json_values,
 )
-def test_any_json_is_taken_or_refused_with_one_error(kind: type[Generating], body: Any) -> None:
+def test_any_json_is_taken_or_refused_with_one_error(kind: type[GenerationRequest], body: Any) -> None:
     if isinstance(body, dict):
         body = (CHAT if kind is ChatRequest else COMPLETION) | body
     try:

@@ -105,9 +105,9 @@ def test_silence_ends_a_lease_and_any_message_extends_it(tmp_path: Path) -> None
         ticks.now += 10
         assert isinstance(alive.ask(to, wire.Ping(0)), wire.Pong)
         ticks.now += 10
-        assert watcher.next(wire.Change).event == wire.Gone(silent.key, "its lease ran out")
+        assert watcher.next(wire.Change).event == wire.PeerGone(silent.key, "its lease ran out")
         ticks.now += 5
-        assert watcher.next(wire.Change).event == wire.Gone(alive.key, "its lease ran out")
+        assert watcher.next(wire.Change).event == wire.PeerGone(alive.key, "its lease ran out")
 
 
 def test_the_feed_numbers_every_change_and_a_renewal_is_none(directory: Directory) -> None:
@@ -128,9 +128,9 @@ def test_the_feed_numbers_every_change_and_a_renewal_is_none(directory: Director
             changes = [watcher.next(wire.Change) for _ in range(4)]
             assert [change.sequence - first.sequence for change in changes] == [1, 2, 3, 4]
             assert [change.event for change in changes[:3]] == [
-                wire.Updated(loading),
-                wire.Updated(ready),
-                wire.Gone(one.key, "it left"),
+                wire.ServerUpdated(loading),
+                wire.ServerUpdated(ready),
+                wire.PeerGone(one.key, "it left"),
             ]
             assert changes[3].event.member.key == two.key
 

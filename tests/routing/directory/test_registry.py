@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from routing import wire
-from routing.directory.registry import MAX_BLOCKS, MAX_TTL, Refusal, Registry
+from routing.directory.registry import MAX_BLOCKS, MAX_TTL, Registry, RequestRefused
 from routing.directory.roster import Roster
 from routing.security import Identity, short_id
 from routing.view import View, apply
@@ -44,7 +44,7 @@ class Registering(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         members = [wire.Member(key, "name", 7.0) for key in KEYS[:4]]
-        tokens = [wire.Enrolment(TOKEN, 0.0, EXPIRES), wire.Enrolment(OLD_TOKEN, 0.0, 0.0)]
+        tokens = [wire.TokenRecord(TOKEN, 0.0, EXPIRES), wire.TokenRecord(OLD_TOKEN, 0.0, 0.0)]
         self.registry = Registry(Roster.of(members, enrolments=tokens), max_members=5, max_servers=3)
         self.replay = View({member.key: member for member in members})
         self.ends: dict[str, float] = {}
@@ -54,7 +54,7 @@ class Registering(RuleBasedStateMachine):
     def take(self, events: tuple[wire.Event, ...]) -> None:
         for event in events:
             self.replay = apply(self.replay, event)
-            if isinstance(event, wire.Gone):
+            if isinstance(event, wire.PeerGone):
                 del self.ends[event.key]
 
     @rule(by=st.sampled_from([TOKEN, TOKEN, TOKEN, OLD_TOKEN, A]), key=st.sampled_from([*KEYS, *KEYS, TOKEN, *NO_KEYS]))
@@ -64,12 +64,12 @@ class Registering(RuleBasedStateMachine):
         may = may and key not in self.registry.view.expelled
         try:
             events = self.registry.enrol(by, key, "name", 7.0)
-        except Refusal:
+        except RequestRefused:
             assert not may
         else:
             assert may
             member = wire.Member(key, "name", 7.0, token=short_id(TOKEN))
-            assert events == (() if key in members else (wire.Joined(member),))
+            assert events == (() if key in members else (wire.MemberJoined(member),))
             self.take(events)
 
     @rule(key=keys)
@@ -79,32 +79,32 @@ class Registering(RuleBasedStateMachine):
         elif key in self.registry.view.expelled:
             assert self.registry.expel(key, 8.0) == ()
         else:
-            with pytest.raises(Refusal, match="no such peer"):
+            with pytest.raises(RequestRefused, match="no such peer"):
                 self.registry.expel(key, 8.0)
         assert not self.registry.is_member(key) and key not in self.registry.view.servers
 
     @rule(peer=keys, said=servers, ttl=ttls, own=st.sampled_from([True, True, True, False]))
-    def announce(self, peer: str, said: wire.Server, ttl: float, own: bool) -> None:
+    def announce(self, peer: str, said: wire.ServerInfo, ttl: float, own: bool) -> None:
         said = msgspec.structs.replace(said, key=peer) if own else said
         known = self.registry.view.servers.get(peer)
         try:
             events = self.registry.announce(peer, said, ttl, self.now)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             assert refusal.reason and "\n" not in refusal.reason
             assert self.registry.view.servers.get(peer) == known
         else:
             assert said.key == peer and self.registry.is_member(peer)
-            assert events == (() if known == said else (wire.Updated(said),))
+            assert events == (() if known == said else (wire.ServerUpdated(said),))
             self.ttls[peer] = min(ttl, MAX_TTL)
             self.ends[peer] = self.now + self.ttls[peer]
             self.take(events)
 
     @rule(peer=keys, said=servers, capacity=st.integers(1, 20), ttl=ttls)
-    def place(self, peer: str, said: wire.Server, capacity: int, ttl: float) -> None:
+    def place(self, peer: str, said: wire.ServerInfo, capacity: int, ttl: float) -> None:
         said = msgspec.structs.replace(said, key=peer)
         try:
             start, end = self.registry.place(peer, said, capacity, ttl, self.now)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             assert refusal.code in ("not-a-member", "conflict", "full")
         else:
             assert 0 <= start < end <= said.blocks and end - start == min(capacity, said.blocks)
@@ -125,7 +125,7 @@ class Registering(RuleBasedStateMachine):
         self.now += seconds
         over = {key for key, end in self.ends.items() if end <= self.now}
         events = self.registry.expire(self.now)
-        assert {event.key for event in events if isinstance(event, wire.Gone)} == over
+        assert {event.key for event in events if isinstance(event, wire.PeerGone)} == over
         self.take(events)
 
     @precondition(lambda self: hasattr(self, "registry"))
@@ -159,7 +159,9 @@ TestRegistering.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def registry_of(*members: str) -> Registry:
-    return Registry(Roster.of((wire.Member(key, "", 0.0) for key in members), enrolments=[wire.Enrolment(TOKEN, 0.0)]))
+    return Registry(
+        Roster.of((wire.Member(key, "", 0.0) for key in members), enrolments=[wire.TokenRecord(TOKEN, 0.0)])
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_an_announcement_that_breaks_a_rule_is_refused_with_the_reason(
     registry = registry_of(A, B)
     registry.announce(B, server(B, fingerprint={"config": "1"}), 15, 0)
     before = registry.view
-    with pytest.raises(Refusal, match=words) as caught:
+    with pytest.raises(RequestRefused, match=words) as caught:
         registry.announce(A, server(**{"key": A, **fields}), 15, 0)
     assert caught.value.code == code
     assert registry.view is before
@@ -214,7 +216,7 @@ def test_a_renewal_changes_nothing_but_the_lease() -> None:
     assert registry.expire(20) == ()
     registry.heard(A, 20)
     assert registry.expire(34) == ()
-    assert registry.expire(35) == (wire.Gone(A, "its lease ran out"),)
+    assert registry.expire(35) == (wire.PeerGone(A, "its lease ran out"),)
 
 
 def test_servers_that_start_together_take_different_spans() -> None:
@@ -238,10 +240,10 @@ def test_a_place_goes_where_the_throughput_is_least() -> None:
 
 
 def test_an_expired_token_enrols_nobody_but_members_stay() -> None:
-    registry = Registry(Roster.of([wire.Member(A, "", 0.0)], enrolments=[wire.Enrolment(TOKEN, 0.0, 100.0)]))
+    registry = Registry(Roster.of([wire.Member(A, "", 0.0)], enrolments=[wire.TokenRecord(TOKEN, 0.0, 100.0)]))
     assert registry.admits(TOKEN, 99.0) and not registry.admits(TOKEN, 100.0)
     assert registry.admits(A, 1e9) and not registry.admits(B, 0.0)
-    with pytest.raises(Refusal, match="ask for a new one"):
+    with pytest.raises(RequestRefused, match="ask for a new one"):
         registry.enrol(TOKEN, B, "", 100.0)
 
 
@@ -263,16 +265,16 @@ def test_a_server_that_is_started_again_takes_its_place_again_where_that_is_stil
 
 
 def test_a_swarm_that_is_full_says_so_and_a_key_once_expelled_never_returns() -> None:
-    registry = Registry(Roster.of(enrolments=[wire.Enrolment(TOKEN, 0.0)]), max_members=2)
+    registry = Registry(Roster.of(enrolments=[wire.TokenRecord(TOKEN, 0.0)]), max_members=2)
     registry.enrol(TOKEN, A, "", 1.0)
     registry.enrol(TOKEN, B, "", 1.0)
-    with pytest.raises(Refusal, match="the swarm has 2 members, which is its limit"):
+    with pytest.raises(RequestRefused, match="the swarm has 2 members, which is its limit"):
         registry.enrol(TOKEN, C, "", 1.0)
     registry.announce(A, server(A), 15, 0)
-    assert registry.expel(A, 2.0) == (wire.Gone(A, "it was expelled"), wire.Expelled(A))
+    assert registry.expel(A, 2.0) == (wire.PeerGone(A, "it was expelled"), wire.MemberExpelled(A))
     registry.enrol(TOKEN, C, "", 3.0)
     for refused in (lambda: registry.enrol(TOKEN, A, "", 3.0), lambda: registry.announce(A, server(A), 15, 3)):
-        with pytest.raises(Refusal):
+        with pytest.raises(RequestRefused):
             refused()
     # Another directory that has not heard of it does not bring it back.
     registry.merge(Roster.of([wire.Member(A, "", 0.5)]))
@@ -280,11 +282,11 @@ def test_a_swarm_that_is_full_says_so_and_a_key_once_expelled_never_returns() ->
 
 
 def test_nobody_can_keep_a_directory_out_by_enrolling_its_key_as_a_peer() -> None:
-    tokens = [wire.Enrolment(TOKEN, 0.0), wire.Enrolment(OLD_TOKEN, 0.0, role="directory")]
+    tokens = [wire.TokenRecord(TOKEN, 0.0), wire.TokenRecord(OLD_TOKEN, 0.0, role="directory")]
     registry = Registry(Roster.of(enrolments=tokens))
     registry.enrol(TOKEN, A, "squatter", 1.0)
     assert not registry.is_directory(A)
     (event,) = registry.enrol(OLD_TOKEN, A, "directory", 2.0, "directory", ("host:1",))
-    assert event == wire.Listed(wire.Site(A, "directory", ("host:1",), 2.0, short_id(OLD_TOKEN)))
-    with pytest.raises(Refusal, match="addresses that others could dial"):
+    assert event == wire.DirectoryListed(wire.DirectoryInfo(A, "directory", ("host:1",), 2.0, short_id(OLD_TOKEN)))
+    with pytest.raises(RequestRefused, match="addresses that others could dial"):
         registry.enrol(OLD_TOKEN, B, "directory", 2.0, "directory", ("nowhere",))

@@ -21,7 +21,7 @@ from routing.client import DirectoryClient, DirectoryError
 from routing.directory.admin import Administrator
 from routing.directory.directory import Directory
 from routing.links import Connected, Context, Listener, Lost
-from routing.security import AdminKey, Gate, Identity, JoinToken, Whereabouts
+from routing.security import AdminKey, DirectoryAddress, Identity, JoinToken, ZapAuthenticator
 from routing.view import View, union
 from tests.routing.material import KEYS, PATIENCE, Peer, running, server, unnumbered
 
@@ -82,7 +82,7 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
         yield swarm
 
 
-def own(client: DirectoryClient, start: int = 0, end: int = 12, **fields: object) -> wire.Server:
+def own(client: DirectoryClient, start: int = 0, end: int = 12, **fields: object) -> wire.ServerInfo:
     return server(client._identity.public, start, end, **fields)
 
 
@@ -125,7 +125,7 @@ def test_only_a_token_made_for_it_admits_a_directory(swarm: Swarm) -> None:
         patch.setattr("routing.directory.directory.JOIN_TIMEOUT", 0.5)
         with pytest.raises(DirectoryError, match="nobody answers at"):
             Directory("127.0.0.1:0", swarm.folder / "b", join=away)
-    assert swarm.start("b", token).token.others == (Whereabouts(first.token.directory, first.addresses),)
+    assert swarm.start("b", token).token.others == (DirectoryAddress(first.token.directory, first.addresses),)
 
 
 def test_a_directory_that_has_joined_starts_again_without_a_token_and_without_the_others(swarm: Swarm) -> None:
@@ -260,7 +260,7 @@ def test_an_expelled_peer_is_cut_off_from_directories_and_servers_and_stays_out(
     bad.announce(own(bad))
     host.wait_for(has(bad), PATIENCE)
     context: Context = zmq.Context()
-    gate = Gate(context, host.admits)
+    gate = ZapAuthenticator(context, host.admits)
     with ExitStack() as stack:
         stack.callback(context.term)
         stack.callback(gate.close)
@@ -365,7 +365,7 @@ views = st.builds(
     st.sets(keys),
     st.lists(servers),
     st.sets(keys, max_size=2),
-    st.lists(st.builds(wire.Site, keys, st.just(""), st.just(("host:1",)), st.sampled_from([1.0, 2.0]))),
+    st.lists(st.builds(wire.DirectoryInfo, keys, st.just(""), st.just(("host:1",)), st.sampled_from([1.0, 2.0]))),
 )
 
 

@@ -21,8 +21,8 @@ ids = st.sampled_from(["", short_id(TOKEN)])
 rosters = st.builds(
     Roster.of,
     st.lists(st.builds(wire.Member, keys, names, dates, names, ids), max_size=5),
-    st.lists(st.builds(wire.Site, keys, names, st.just(("host:1",)), dates, ids), max_size=3),
-    st.lists(st.builds(wire.Enrolment, keys, dates, st.none() | dates, st.integers(0, 2), st.none() | dates)),
+    st.lists(st.builds(wire.DirectoryInfo, keys, names, st.just(("host:1",)), dates, ids), max_size=3),
+    st.lists(st.builds(wire.TokenRecord, keys, dates, st.none() | dates, st.integers(0, 2), st.none() | dates)),
     st.lists(st.builds(wire.Expulsion, keys, dates, names, names, ids), max_size=2),
 )
 
@@ -56,7 +56,7 @@ def test_an_expulsion_and_a_revocation_are_never_undone(a: Roster, b: Roster) ->
 
 
 def test_a_token_is_good_until_it_expires_is_used_up_or_revoked() -> None:
-    token = wire.Enrolment(TOKEN, 0.0, expires=10.0, uses=2)
+    token = wire.TokenRecord(TOKEN, 0.0, expires=10.0, uses=2)
     roster = Roster.of(enrolments=[token])
     assert roster.may_enrol(TOKEN, 9.9) and not roster.may_enrol(TOKEN, 10.0) and not roster.may_enrol(KEYS[0], 0.0)
     assert roster.trouble(token, 10.0) == "expired"
@@ -72,7 +72,7 @@ def test_a_token_is_good_until_it_expires_is_used_up_or_revoked() -> None:
 
 
 def test_the_later_address_of_a_directory_holds() -> None:
-    old = wire.Site(KEYS[0], "one", ("host:1",), 1.0)
+    old = wire.DirectoryInfo(KEYS[0], "one", ("host:1",), 1.0)
     new = msgspec.structs.replace(old, addresses=("other:2",), updated=2.0)
     assert Roster.of(sites=[old]).merge(Roster.of(sites=[new])).sites[KEYS[0]] == new
     assert Roster.of(sites=[new]).merge(Roster.of(sites=[old])).sites[KEYS[0]] == new

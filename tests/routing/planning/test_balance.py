@@ -20,7 +20,7 @@ BLOCKS = 24
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def one(name: str, start: int, end: int, throughput: float = 100.0, **fields: object) -> wire.Server:
+def one(name: str, start: int, end: int, throughput: float = 100.0, **fields: object) -> wire.ServerInfo:
     return server(
         name.ljust(40, "."),
         start,
@@ -36,7 +36,7 @@ def key(name: str) -> str:
 
 
 @st.composite
-def swarms(draw: st.DrawFn) -> list[wire.Server]:
+def swarms(draw: st.DrawFn) -> list[wire.ServerInfo]:
     servers = []
     for name in LETTERS[: draw(st.integers(1, 12))]:
         start = draw(st.integers(0, BLOCKS - 1))
@@ -46,17 +46,17 @@ def swarms(draw: st.DrawFn) -> list[wire.Server]:
     return servers
 
 
-def moved(servers: list[wire.Server], who: str, span: tuple[int, int]) -> list[wire.Server]:
+def moved(servers: list[wire.ServerInfo], who: str, span: tuple[int, int]) -> list[wire.ServerInfo]:
     return [msgspec.structs.replace(each, start=span[0], end=span[1]) if each.key == who else each for each in servers]
 
 
-def movers(servers: list[wire.Server], threshold: float = THRESHOLD) -> list[tuple[str, tuple[int, int]]]:
+def movers(servers: list[wire.ServerInfo], threshold: float = THRESHOLD) -> list[tuple[str, tuple[int, int]]]:
     asked = ((each.key, better_span(servers, each.key, each.end - each.start, BLOCKS, threshold)) for each in servers)
     return [(who, span) for who, span in asked if span is not None]
 
 
 @given(swarms())
-def test_at_most_one_moves_and_the_swarm_settles(servers: list[wire.Server]) -> None:
+def test_at_most_one_moves_and_the_swarm_settles(servers: list[wire.ServerInfo]) -> None:
     states = [sorted(throughputs(servers, BLOCKS))]
     before = min(states[0])
     while moving := movers(servers):
@@ -76,7 +76,7 @@ def test_at_most_one_moves_and_the_swarm_settles(servers: list[wire.Server]) -> 
 
 
 @given(swarms(), st.integers(1, BLOCKS))
-def test_who_is_asked_and_in_which_order_does_not_matter(servers: list[wire.Server], capacity: int) -> None:
+def test_who_is_asked_and_in_which_order_does_not_matter(servers: list[wire.ServerInfo], capacity: int) -> None:
     for each in servers:
         span = better_span(servers, each.key, capacity, BLOCKS)
         assert span == better_span(list(reversed(servers)), each.key, capacity, BLOCKS)
@@ -85,7 +85,7 @@ def test_who_is_asked_and_in_which_order_does_not_matter(servers: list[wire.Serv
 
 
 @given(swarms(), st.data())
-def test_nobody_begins_while_another_loads_or_leaves(servers: list[wire.Server], data: st.DataObject) -> None:
+def test_nobody_begins_while_another_loads_or_leaves(servers: list[wire.ServerInfo], data: st.DataObject) -> None:
     who = data.draw(st.sampled_from(servers)).key
     state = data.draw(st.sampled_from(["joining", "draining"]))
     servers = [msgspec.structs.replace(s, state=state) if s.key == who else s for s in servers]
@@ -139,7 +139,7 @@ EVERY = 40  # s between two looks of a server at the swarm
 
 @dataclass
 class Machine:
-    announced: wire.Server
+    announced: wire.ServerInfo
     capacity: int
     phase: int
     lag: int
@@ -158,8 +158,8 @@ class World:
         self.blocks = blocks
         self.now = 0
         self.machines: dict[str, Machine] = {}
-        self.past: deque[list[wire.Server]] = deque(maxlen=STALE + 1)
-        self.lost: list[tuple[int, wire.Server]] = []  # when, and what was served until then
+        self.past: deque[list[wire.ServerInfo]] = deque(maxlen=STALE + 1)
+        self.lost: list[tuple[int, wire.ServerInfo]] = []  # when, and what was served until then
         self.moves = 0
         for _ in range(machines):
             self.join(placed=False)
@@ -180,7 +180,7 @@ class World:
         phase, lag = self.chance.randrange(EVERY), self.chance.randint(0, STALE)
         self.machines[name] = Machine(announced, capacity, phase, lag, self.now + LOAD)
 
-    def shown(self) -> list[wire.Server]:
+    def shown(self) -> list[wire.ServerInfo]:
         """What directories know: the dead are among it until their leases run out."""
         return [m.announced for m in self.machines.values() if m.alive or self.now < m.dead_at + LEASE]
 
@@ -277,7 +277,7 @@ def test_a_crooked_swarm_becomes_even_and_then_nobody_moves(seed: int, machines:
     assert all(each.state == "ready" for each in everybody) and movers_of(everybody, 32) == []
 
 
-def movers_of(servers: list[wire.Server], blocks: int) -> list[str]:
+def movers_of(servers: list[wire.ServerInfo], blocks: int) -> list[str]:
     return [s.key for s in servers if better_span(servers, s.key, s.end - s.start, blocks) is not None]
 
 

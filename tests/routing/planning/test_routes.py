@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing import wire
-from routing.planning.routes import BAN, LONGEST_BAN, Bans, NoRoute, Query, coverage, missing, plan
+from routing.planning.routes import BAN, LONGEST_BAN, Bans, NoRoute, RouteQuery, coverage, missing, plan
 from routing.planning.shortest_path import Edge, Leg, Reach, shortest
 from routing.relay.rules import relay_address
 from tests.routing.material import KEYS, server
@@ -81,8 +81,10 @@ def test_a_direct_way_is_preferred_to_one_through_a_router_unless_it_is_far_long
     direct, relayed = server(KEYS[0]), server(KEYS[1])
     only_relayed = server(KEYS[1], addresses=(relay_address("10.0.0.1:7701", KEYS[1]),))
 
-    def chosen(servers: list[wire.Server], to_direct: float, found_relayed: frozenset[str] = frozenset()) -> str:
-        query = Query("toy", latency=lambda one, other: to_direct if other == KEYS[0] else 0.0, relayed=found_relayed)
+    def chosen(servers: list[wire.ServerInfo], to_direct: float, found_relayed: frozenset[str] = frozenset()) -> str:
+        query = RouteQuery(
+            "toy", latency=lambda one, other: to_direct if other == KEYS[0] else 0.0, relayed=found_relayed
+        )
         return plan(servers, 12, query)[0].peer
 
     assert chosen([direct, relayed], to_direct=0.02) == KEYS[1]
@@ -104,7 +106,7 @@ def test_a_swarm_made_to_be_hard_still_gets_a_chain() -> None:
 
 
 @st.composite
-def swarms(draw: st.DrawFn) -> list[wire.Server]:
+def swarms(draw: st.DrawFn) -> list[wire.ServerInfo]:
     return [
         server(
             key,
@@ -123,7 +125,7 @@ def swarms(draw: st.DrawFn) -> list[wire.Server]:
 
 
 queries = st.builds(
-    Query,
+    RouteQuery,
     model=st.just("toy"),
     max_length=st.sampled_from([0, 20, 60, 200]),
     bans=st.dictionaries(st.sampled_from(KEYS), st.sampled_from([5.0, 15.0]), max_size=2),
@@ -136,7 +138,9 @@ queries = st.builds(
 
 @settings(max_examples=300)
 @given(swarms(), queries)
-def test_a_plan_covers_every_block_once_or_says_which_it_cannot(servers: list[wire.Server], query: Query) -> None:
+def test_a_plan_covers_every_block_once_or_says_which_it_cannot(
+    servers: list[wire.ServerInfo], query: RouteQuery
+) -> None:
     usable = {
         s.key: s
         for s in servers
@@ -166,8 +170,8 @@ def test_a_plan_covers_every_block_once_or_says_which_it_cannot(servers: list[wi
         assert route == plan(servers[::-1], BLOCKS, query)
 
 
-def route_of(*servers: wire.Server, **query: object) -> list[tuple[str, int, int]]:
-    hops = plan(servers, 12, Query("toy", **query))  # type: ignore[arg-type]
+def route_of(*servers: wire.ServerInfo, **query: object) -> list[tuple[str, int, int]]:
+    hops = plan(servers, 12, RouteQuery("toy", **query))  # type: ignore[arg-type]
     return [(hop.peer, hop.start, hop.end) for hop in hops]
 
 
@@ -207,7 +211,7 @@ def test_sessions_spread_over_equal_servers() -> None:
     ],
 )
 def test_no_route_says_what_is_missing_and_why(
-    servers: list[wire.Server], query: dict[str, object], code: str, spans: object, words: str
+    servers: list[wire.ServerInfo], query: dict[str, object], code: str, spans: object, words: str
 ) -> None:
     with pytest.raises(NoRoute, match=words) as caught:
         route_of(*servers, **query)
@@ -215,7 +219,7 @@ def test_no_route_says_what_is_missing_and_why(
 
 
 @given(swarms(), st.integers(1, BLOCKS))
-def test_coverage_counts_ready_servers(servers: list[wire.Server], blocks: int) -> None:
+def test_coverage_counts_ready_servers(servers: list[wire.ServerInfo], blocks: int) -> None:
     replicas = coverage(servers, blocks)
     assert replicas == [sum(s.start <= block < s.end for s in servers if s.state == "ready") for block in range(blocks)]
     gaps = missing(servers, blocks)
@@ -245,7 +249,7 @@ def test_bans_double_until_a_success(history: list[tuple[str, bool, float]]) -> 
 @given(held=st.lists(spans, min_size=1, max_size=8), lost=st.sets(st.integers(0, 5)))
 def test_a_repaired_route_keeps_the_survivors_and_fills_the_gaps(held: list[tuple[int, int]], lost: set[int]) -> None:
     servers = [server(key, start, end, blocks=BLOCKS) for key, (start, end) in zip(KEYS, held, strict=False)]
-    blocks, query = BLOCKS, Query(servers[0].model, seed=3)
+    blocks, query = BLOCKS, RouteQuery(servers[0].model, seed=3)
     try:
         route = plan(servers, blocks, query)
     except NoRoute:

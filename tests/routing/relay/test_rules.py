@@ -10,10 +10,10 @@ from routing.addresses import is_dialable
 from routing.relay.rules import (
     NAME,
     PREAMBLE,
-    Call,
-    Limits,
+    PendingCall,
     Preamble,
     Relay,
+    RelayLimits,
     is_relayed,
     name_of,
     parse_address,
@@ -21,7 +21,7 @@ from routing.relay.rules import (
 )
 from tests.routing.material import KEYS
 
-LIMITS = Limits(connections=5, per_source=3, peers=3, per_peer=3, waiting=2, lease=30, patience=5)
+LIMITS = RelayLimits(connections=5, per_source=3, peers=3, per_peer=3, waiting=2, lease=30, patience=5)
 
 
 @given(st.sampled_from(["dial", "ticket"]), st.binary(min_size=NAME, max_size=NAME))
@@ -62,7 +62,7 @@ class RelayRules(RuleBasedStateMachine):
         self.relay = Relay(LIMITS, lambda: next(tickets).to_bytes(NAME, "big"))
         self.now = 0.0
         self.leases: dict[str, tuple[bytes, float]] = {}
-        self.calls: list[Call] = []  # every call that has not hung up
+        self.calls: list[PendingCall] = []  # every call that has not hung up
         self.good: dict[bytes, float] = {}  # tickets that were not shown yet
         self.sources: list[str] = []
 

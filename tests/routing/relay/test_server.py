@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from routing import wire
 from routing.client import DirectoryClient, DirectoryError
 from routing.links import Connected, Context, LinkError, Listener, Lost, Received
-from routing.relay.agent import Agent
-from routing.relay.rules import JOINED, ZMTP, Limits, Preamble, name_of, relay_address
-from routing.relay.server import Router
-from routing.relay.splice import LIMIT, Background, Stream, close, connect, serve
-from routing.security import Gate, Identity
-from swarm.server.rate_limits import Floods
+from routing.relay.agent import RelayAgent
+from routing.relay.rules import JOINED, ZMTP, Preamble, RelayLimits, name_of, relay_address
+from routing.relay.server import RelayServer
+from routing.relay.splice import LIMIT, Background, SplicedStream, close, connect, serve
+from routing.security import Identity, ZapAuthenticator
+from swarm.server.rate_limits import FloodGuard
 from tests.routing.material import KEYS, PATIENCE, Peer, directory_in, server
 from tests.routing.material import running as at_work
 
@@ -38,7 +38,9 @@ Change = Callable[[bytes, int, bool], bytes]  # what to send on for bytes, the n
 class Hidden:
     """A peer that listens where nobody finds it, and answers a Ping with what it was sent."""
 
-    def __init__(self, admitted: set[str], routers: dict[str, wire.Router], identity: Identity | None = None) -> None:
+    def __init__(
+        self, admitted: set[str], routers: dict[str, wire.RouterInfo], identity: Identity | None = None
+    ) -> None:
         self.identity = identity or Identity.create()
         self.key = self.identity.public
         admitted.add(self.key)
@@ -47,9 +49,9 @@ class Hidden:
         self._resources = ExitStack()
         context: Context = zmq.Context()
         self._resources.callback(context.term)
-        self._resources.callback(Gate(context, admitted.__contains__).close)
+        self._resources.callback(ZapAuthenticator(context, admitted.__contains__).close)
         self.listener = self._resources.enter_context(closing(Listener(context, "127.0.0.1:0", self.identity)))
-        self.agent = Agent(lambda: routers, self.identity, "0.0.0.0", self.listener.port)
+        self.agent = RelayAgent(lambda: routers, self.identity, "0.0.0.0", self.listener.port)
         self._resources.callback(self.agent.close)
         self._thread = threading.Thread(target=self._answer)
         self._thread.start()
@@ -87,12 +89,12 @@ def wait_until(predicate: Callable[[], bool]) -> None:
 @contextmanager
 def running(
     admitted: set[str], bind: str = "127.0.0.1:0", identity: Identity | None = None, **options: Any
-) -> Iterator[Router]:
+) -> Iterator[RelayServer]:
     """A router at work in a thread."""
     identity = identity or Identity.create()
     admitted.add(identity.public)
     stop = threading.Event()
-    with Router(bind, identity, admitted.__contains__, **options) as router:
+    with RelayServer(bind, identity, admitted.__contains__, **options) as router:
         thread = threading.Thread(target=router.run, args=(stop,), name="router-owner")
         thread.start()
         try:
@@ -108,12 +110,12 @@ def admitted() -> set[str]:
 
 
 @pytest.fixture
-def router(admitted: set[str]) -> Iterator[Router]:
+def router(admitted: set[str]) -> Iterator[RelayServer]:
     with running(admitted) as router:
         yield router
 
 
-def listed(*routers: Router) -> dict[str, wire.Router]:
+def listed(*routers: RelayServer) -> dict[str, wire.RouterInfo]:
     return {router.entry("").key: router.entry("router") for router in routers}
 
 
@@ -134,7 +136,7 @@ def exchange(peer: Peer, other: str) -> None:
 class Meddler:
     """Sits before a router and passes on what it wants: a router that does what it likes with the bytes."""
 
-    def __init__(self, router: Router, change: Change = lambda data, at, outward: data) -> None:
+    def __init__(self, router: RelayServer, change: Change = lambda data, at, outward: data) -> None:
         self.seen: list[bytes] = []
         self._port = int(router.addresses[0].rpartition(":")[2])
         self._change = change
@@ -143,13 +145,13 @@ class Meddler:
         self.address = f"127.0.0.1:{listening.getsockname()[1]}"
         self._background.start(serve(listening, self._pass_on))
 
-    async def _pass_on(self, here: Stream) -> None:
+    async def _pass_on(self, here: SplicedStream) -> None:
         there = await connect("127.0.0.1", self._port, PATIENCE)
         ways = [self._carry(here, there, True), self._carry(there, here, False)]
         await asyncio.wait(map(asyncio.create_task, ways), return_when=asyncio.FIRST_COMPLETED)
         await close(there)
 
-    async def _carry(self, source: Stream, sink: Stream, outward: bool) -> None:
+    async def _carry(self, source: SplicedStream, sink: SplicedStream, outward: bool) -> None:
         at = 0
         while data := await source.reader.read(LIMIT):
             self.seen.append(data)
@@ -167,7 +169,7 @@ class Meddler:
 def test_everybody_in_the_swarm_hears_of_a_router(tmp_path: Path) -> None:
     with at_work(directory_in(tmp_path)) as directory:
         identity = Identity.create()
-        entry = wire.Router(identity.public, "door", ("10.0.0.1:7701",))
+        entry = wire.RouterInfo(identity.public, "door", ("10.0.0.1:7701",))
         with DirectoryClient(directory.token, Identity.create(), "early") as early:
             with DirectoryClient(directory.token, identity, "door") as client:
                 client.announce(entry)
@@ -183,7 +185,7 @@ def test_everybody_in_the_swarm_hears_of_a_router(tmp_path: Path) -> None:
             early.wait_for(lambda view: not view.routers, PATIENCE)
 
 
-def test_a_peer_that_nobody_can_dial_is_reached_through_the_router(admitted: set[str], router: Router) -> None:
+def test_a_peer_that_nobody_can_dial_is_reached_through_the_router(admitted: set[str], router: RelayServer) -> None:
     with Hidden(admitted, listed(router)) as hidden, member(admitted) as peer:
         peer.dialer.dial(hidden.key, hidden.addresses())
         assert peer.next(Lost, Connected) == Lost(hidden.key, "unreachable")
@@ -196,7 +198,7 @@ def test_a_peer_that_nobody_can_dial_is_reached_through_the_router(admitted: set
         assert peer.next(Lost, Connected) == Connected(hidden.key)  # known to be worth a try first
 
 
-def test_the_direct_way_is_taken_where_there_is_one(admitted: set[str], router: Router) -> None:
+def test_the_direct_way_is_taken_where_there_is_one(admitted: set[str], router: RelayServer) -> None:
     with Hidden(admitted, listed(router)) as hidden, member(admitted) as peer:
         _, relayed = hidden.addresses()
         peer.dialer.dial(hidden.key, (f"127.0.0.1:{hidden.listener.port}", relayed))
@@ -206,7 +208,7 @@ def test_the_direct_way_is_taken_where_there_is_one(admitted: set[str], router: 
         assert not router._guests
 
 
-def test_only_members_get_through_and_only_members_register(admitted: set[str], router: Router) -> None:
+def test_only_members_get_through_and_only_members_register(admitted: set[str], router: RelayServer) -> None:
     with Hidden(admitted, listed(router)) as hidden, Peer() as stranger:
         stranger.dialer.dial(hidden.key, hidden.addresses()[1:])
         assert stranger.next(Lost, Connected) == Lost(hidden.key, "refused")
@@ -221,7 +223,7 @@ def test_only_members_get_through_and_only_members_register(admitted: set[str], 
             assert peer.next(Lost, Connected) == Lost(hidden.key, "unreachable")
 
 
-def test_the_router_sees_nothing_of_what_it_carries(admitted: set[str], router: Router) -> None:
+def test_the_router_sees_nothing_of_what_it_carries(admitted: set[str], router: RelayServer) -> None:
     secret = b"a sentence that is for nobody else"
     with Hidden(admitted, listed(router)) as hidden, member(admitted) as peer, Meddler(router) as meddler:
         hidden.addresses()
@@ -240,7 +242,7 @@ def test_the_router_sees_nothing_of_what_it_carries(admitted: set[str], router: 
     ("outward", "offset"), [*((True, at) for at in (38, 190, 364, 2064)), *((False, at) for at in (14, 190, 270, 2064))]
 )
 def test_a_router_that_changes_a_byte_delivers_nothing(
-    outward: bool, offset: int, admitted: set[str], router: Router
+    outward: bool, offset: int, admitted: set[str], router: RelayServer
 ) -> None:
     def flip(data: bytes, at: int, to_peer: bool) -> bytes:
         where = offset - at
@@ -258,7 +260,7 @@ def test_a_router_that_changes_a_byte_delivers_nothing(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="libzmq would end the process; what is sent is dropped there")
 def test_who_floods_the_router_is_put_out(admitted: set[str]) -> None:
-    floods = Floods(time.monotonic, rate=10, burst=50)
+    floods = FloodGuard(time.monotonic, rate=10, burst=50)
     with running(admitted, heard=floods.heard) as router, member(admitted) as flooder:
         here = router.entry("").key
         with Hidden(admitted, listed(router)) as hidden, member(admitted) as peer:
@@ -276,7 +278,7 @@ def test_a_router_that_answers_itself_is_found_out(admitted: set[str]) -> None:
     wanted = Identity.create().public
     with Hidden(admitted, {}) as forger, member(admitted) as peer:
 
-        async def pretend(stream: Stream) -> None:
+        async def pretend(stream: SplicedStream) -> None:
             await stream.reader.readexactly(len(bytes(Preamble("dial", name_of(wanted)))))
             stream.writer.write(JOINED)
             there = await connect("127.0.0.1", forger.listener.port, PATIENCE)
@@ -293,7 +295,7 @@ def test_a_router_that_answers_itself_is_found_out(admitted: set[str]) -> None:
             assert not forger.received
 
 
-def test_nobody_takes_the_place_of_another_peer(admitted: set[str], router: Router) -> None:
+def test_nobody_takes_the_place_of_another_peer(admitted: set[str], router: RelayServer) -> None:
     """A registration is for the key that the connection was authenticated with."""
     here = router.entry("").key
     with Hidden(admitted, listed(router)) as hidden, member(admitted) as thief, member(admitted) as peer:
@@ -310,7 +312,7 @@ def test_nobody_takes_the_place_of_another_peer(admitted: set[str], router: Rout
 
 def test_a_lost_router_comes_back_under_the_same_address(admitted: set[str]) -> None:
     identity = Identity.create()
-    routers: dict[str, wire.Router] = {}
+    routers: dict[str, wire.RouterInfo] = {}
     with ExitStack() as stack, Hidden(admitted, routers) as hidden, member(admitted) as peer:
         first = stack.enter_context(running(admitted, identity=identity))
         address = first.addresses[0]
@@ -328,7 +330,7 @@ def test_a_lost_router_comes_back_under_the_same_address(admitted: set[str]) -> 
             exchange(peer, hidden.key)
 
 
-def test_the_loss_of_one_router_leaves_another_way(admitted: set[str], router: Router) -> None:
+def test_the_loss_of_one_router_leaves_another_way(admitted: set[str], router: RelayServer) -> None:
     with running(admitted) as other, ExitStack() as third, member(admitted) as peer:
         doomed = third.enter_context(running(admitted))
         with Hidden(admitted, listed(doomed, other)) as hidden:
@@ -343,7 +345,7 @@ def test_the_loss_of_one_router_leaves_another_way(admitted: set[str], router: R
             assert peer.dialer.address(hidden.key) == relay_address(other.addresses[0], hidden.key)
 
 
-def test_new_addresses_cut_no_connection_that_works(admitted: set[str], router: Router) -> None:
+def test_new_addresses_cut_no_connection_that_works(admitted: set[str], router: RelayServer) -> None:
     with Hidden(admitted, listed(router)) as hidden, member(admitted) as peer:
         addresses = hidden.addresses()
         peer.dialer.dial(hidden.key, (NOWHERE, "nonsense:!", addresses[1]))
@@ -353,7 +355,7 @@ def test_new_addresses_cut_no_connection_that_works(admitted: set[str], router: 
         assert peer.dialer.relayed(hidden.key)
 
 
-def raw(router: Router) -> socket.socket:
+def raw(router: RelayServer) -> socket.socket:
     host, _, port = router.addresses[0].rpartition(":")
     return socket.create_connection((host, int(port)), PATIENCE)
 
@@ -366,7 +368,7 @@ def ended(connection: socket.socket) -> bool:
 
 
 def test_whatever_strangers_send_does_no_harm(admitted: set[str]) -> None:
-    limits = Limits(patience=0.05)
+    limits = RelayLimits(patience=0.05)
     with running(admitted, hurry=0.05, limits=limits) as router, Hidden(admitted, listed(router)) as hidden:
         relayed = hidden.addresses()[1:]
         names = st.sampled_from([name_of(hidden.key), name_of(router.entry("").key), bytes(16)])
@@ -404,7 +406,7 @@ def test_a_connection_that_says_nothing_is_cut(admitted: set[str]) -> None:
 
 
 def test_a_source_has_no_more_than_its_share(admitted: set[str]) -> None:
-    with running(admitted, limits=Limits(per_source=3)) as router, ExitStack() as stack:
+    with running(admitted, limits=RelayLimits(per_source=3)) as router, ExitStack() as stack:
         held = [stack.enter_context(raw(router)) for _ in range(3)]
         wait_until(lambda: router._relay._connections == 3)
         with raw(router) as one_too_many:
@@ -416,7 +418,7 @@ def test_a_source_has_no_more_than_its_share(admitted: set[str]) -> None:
 
 
 @contextmanager
-def joined(router: Router, peer: Peer) -> Iterator[tuple[socket.socket, socket.socket]]:
+def joined(router: RelayServer, peer: Peer) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Two plain connections that the router has joined: a dialer's, and the one of `peer`."""
     here = router.entry("").key
     peer.dialer.dial(here, router.addresses)
@@ -432,7 +434,7 @@ def joined(router: Router, peer: Peer) -> Iterator[tuple[socket.socket, socket.s
         yield dialer, answer
 
 
-def test_a_peer_that_does_not_read_stops_the_one_that_writes(admitted: set[str], router: Router) -> None:
+def test_a_peer_that_does_not_read_stops_the_one_that_writes(admitted: set[str], router: RelayServer) -> None:
     with member(admitted) as peer, joined(router, peer) as (dialer, answer):
         dialer.settimeout(0.5)
         sent, block = 0, bytes(1 << 20)
@@ -451,16 +453,16 @@ def test_a_connection_on_which_nothing_moves_is_cut(admitted: set[str]) -> None:
         assert ended(answer) and ended(dialer)
 
 
-def test_a_port_in_use_is_one_clear_line(admitted: set[str], router: Router) -> None:
+def test_a_port_in_use_is_one_clear_line(admitted: set[str], router: RelayServer) -> None:
     address = router.addresses[0]
     with pytest.raises(LinkError, match=f"port {address.rpartition(':')[2]} on 127.0.0.1 is in use: choose another"):
-        Router(address, Identity.create(), admitted.__contains__)
+        RelayServer(address, Identity.create(), admitted.__contains__)
     with pytest.raises(LinkError, match=r"cannot listen on 198\.51\.100\.1:0"):
-        Router("198.51.100.1:0", Identity.create(), admitted.__contains__)
+        RelayServer("198.51.100.1:0", Identity.create(), admitted.__contains__)
 
 
 def test_a_call_that_nobody_answers_ends(admitted: set[str]) -> None:
-    with running(admitted, limits=Limits(patience=0.1)) as router, member(admitted) as peer:
+    with running(admitted, limits=RelayLimits(patience=0.1)) as router, member(admitted) as peer:
         here = router.entry("").key
         peer.dialer.dial(here, router.addresses)
         peer.ask(here, wire.Register(0))

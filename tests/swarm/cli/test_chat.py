@@ -15,8 +15,8 @@ from rich.console import Console
 from swarm import BadRequest
 from swarm.chat_templates import FAMILIES, PLAIN, Template, detected
 from swarm.cli import conversation
-from swarm.cli.conversation import Conversation, Message
-from swarm.cli.markdown import Writer, before, complete
+from swarm.cli.conversation import ChatTurn, Conversation
+from swarm.cli.markdown import MarkdownWriter, before, complete
 
 MESSAGES = [
     {"role": "system", "content": "Be short."},
@@ -76,7 +76,7 @@ def test_an_answer_ends_before_its_stop_text_however_it_is_cut(text: str, cuts: 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_gets_markdown_and_a_pipe_gets_text(terminal: bool) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=40)
-    with Writer(console) as writer:
+    with MarkdownWriter(console) as writer:
         for piece in ("# Ti", "tle\n\nsome **bo", "ld** text\n\n```\nx = 1", "\n```"):
             writer.write(piece)
     written = console.file.getvalue()  # type: ignore[attr-defined]
@@ -87,12 +87,12 @@ def test_a_terminal_gets_markdown_and_a_pipe_gets_text(terminal: bool) -> None:
 
 
 @given(
-    said=st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), st.text())),
+    said=st.lists(st.builds(ChatTurn, st.sampled_from(["user", "assistant"]), st.text())),
     system=st.text(),
     name=st.from_regex(r"[a-z0-9][a-z0-9 .-]{0,20}[a-z0-9]", fullmatch=True),
 )
 def test_a_conversation_comes_back_as_it_was(
-    said: list[Message], system: str, name: str, tmp_path_factory: pytest.TempPathFactory
+    said: list[ChatTurn], system: str, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWARM_HOME", str(tmp_path_factory.mktemp("home")))

@@ -8,7 +8,7 @@ import pytest
 
 from swarm.cli.doctor.checks import accelerators, firewall, keys, machine, membership, ports
 from swarm.cli.doctor.checks.accelerators import Gpu, Torch
-from swarm.cli.doctor.checks.membership import Answer, Standing
+from swarm.cli.doctor.checks.membership import DirectoryAnswer, Standing
 
 GB = 1_000_000_000
 
@@ -200,7 +200,7 @@ def test_keys_that_others_can_read_come_with_the_command_that_closes_them() -> N
     ],
 )
 def test_what_a_directory_says_of_each_identity(standings: list[Standing], levels: list[str], words: str) -> None:
-    answers = [Answer("10.0.0.1:7700", str(number), standing) for number, standing in enumerate(standings)]
+    answers = [DirectoryAnswer("10.0.0.1:7700", str(number), standing) for number, standing in enumerate(standings)]
     found = membership.directory(answers, "")
     assert [finding.level for finding in found] == levels
     assert words in " ".join(f"{finding.what} {finding.mend}" for finding in found)
@@ -208,9 +208,9 @@ def test_what_a_directory_says_of_each_identity(standings: list[Standing], level
 
 def test_a_wrong_clock_shows_in_what_the_directory_knows() -> None:
     now = 1_000_000.0
-    member = Answer("x", "a", "member", (now - 100,))
+    member = DirectoryAnswer("x", "a", "member", (now - 100,))
     assert membership.clock([member], None, now).level == "ok"
     assert "2 hours behind" in membership.clock([member], None, now - 7400).what
-    newcomer = Answer("x", "a", "newcomer")
+    newcomer = DirectoryAnswer("x", "a", "newcomer")
     assert membership.clock([newcomer], None, now).level == "skipped"
     assert "3 days ahead" in membership.clock([newcomer], now - 3 * 86400, now).what

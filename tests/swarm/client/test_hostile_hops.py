@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing import wire
-from swarm.client.actions import Action, Done, Emit, Notice, Plan, StepOutput
-from swarm.client.session import Session
+from swarm.client.actions import Action, Emit, Finished, Notice, PlanRoute, StepOutput
+from swarm.client.session import RemoteSession
 from swarm.errors import Unavailable
 from swarm.sampling import Sampling
 
@@ -63,18 +63,18 @@ events = st.one_of(
 class Client:
     """Does what the driver does with the actions of a session."""
 
-    def __init__(self, session: Session, has_route: Callable[[Plan], bool]) -> None:
+    def __init__(self, session: RemoteSession, has_route: Callable[[PlanRoute], bool]) -> None:
         self.session = session
         self.has_route = has_route
         self.items: list[Any] = []
-        self.ends: list[Done] = []
+        self.ends: list[Finished] = []
         self.plans = 0
         self.now = 0.0
 
     def carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Plan() as plan:
+                case PlanRoute() as plan:
                     self.plans += 1
                     if self.has_route(plan):
                         self.carry_out(self.session.routed(HOPS, self.now))
@@ -83,7 +83,7 @@ class Client:
                         self.carry_out(self.session.no_route(error, self.now))
                 case Emit(item):
                     self.items.append(item)
-                case Done() as done:
+                case Finished() as done:
                     self.ends.append(done)
 
 
@@ -92,7 +92,7 @@ class Client:
 def test_whatever_hops_say_an_answer_ends_and_nothing_breaks(
     script: list[tuple[Any, ...]], step: bool, routes: list[bool]
 ) -> None:
-    session = Session("s" * 32, "toy", 16)
+    session = RemoteSession("s" * 32, "toy", 16)
     client = Client(session, lambda plan: routes.pop() if routes else False)
     if step:
         client.carry_out(session.step(PROMPT, 0, "logits", 0.0, 2))

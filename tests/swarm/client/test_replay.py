@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.client.replay import starts
-from swarm.server.activation_cache import Outputs
+from swarm.server.activation_cache import ActivationCache
 
 hops = st.lists(st.integers(0, 50).flatmap(lambda c: st.tuples(st.just(c), st.integers(0, c))), min_size=1, max_size=6)
 
@@ -39,7 +39,7 @@ def test_every_hop_gets_what_it_lacks_and_nothing_is_computed_without_need(state
 def test_outputs_are_given_back_as_they_were_within_the_budget(
     actions: list[tuple[str, str, int, int]], budget: int, length: int
 ) -> None:
-    outputs = Outputs(budget * 8)
+    outputs = ActivationCache(budget * 8)
     model: dict[str, dict[int, int]] = {"a": {}, "b": {}}
     for number, (action, session, position, count) in enumerate(actions):
         known = model[session]

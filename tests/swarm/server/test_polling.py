@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.server.polling import AWAKE, CROWDED, REST, Vigil
+from swarm.server.polling import AWAKE, CROWDED, REST, AdaptivePoller
 
 LOOK = 1e-5  # s that a look takes here
 POLL = 0.2
@@ -29,10 +29,10 @@ class Machine:
         self.looks += 1
         self.now += max(LOOK, self.others)
 
-    def vigil(self, awake: float = AWAKE) -> Vigil:
-        return Vigil(self, awake, lambda: self.now, self.give_way)  # type: ignore[arg-type]
+    def vigil(self, awake: float = AWAKE) -> AdaptivePoller:
+        return AdaptivePoller(self, awake, lambda: self.now, self.give_way)  # type: ignore[arg-type]
 
-    def serve(self, vigil: Vigil, computing: float = 0.004) -> None:
+    def serve(self, vigil: AdaptivePoller, computing: float = 0.004) -> None:
         """Take the messages that there are, computing after each."""
         while self.messages:
             if vigil.wait(POLL):

@@ -19,14 +19,14 @@ from swarm.server.rate_limits import (
     RESTING_AFTER,
     SETTLED_AFTER,
     WANTED_FOR,
-    Floods,
-    Messages,
-    Waiting,
+    FloodGuard,
+    MessageRates,
+    WaitingOwners,
     giving_way,
     holdings,
     share_of,
 )
-from swarm.server.sessions import Refusal, Seats
+from swarm.server.sessions import SessionRefused, SessionTable
 
 NOW = 1000.0
 CAPACITY = 1000
@@ -99,7 +99,7 @@ def test_those_who_left_give_way_first_then_those_who_rest_longest() -> None:
 
 
 def test_who_was_refused_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = Waiting()
+    waiting = WaitingOwners()
     waiting.refused("a", NOW)
     waiting.refused("b", NOW + 1)
     assert waiting.owners(NOW + 1) == {"a", "b"}
@@ -114,7 +114,7 @@ def test_who_was_refused_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPat
 
 def test_a_peer_that_says_too_much_is_made_to_wait_and_others_are_not() -> None:
     now = 0.0
-    messages = Messages(lambda: now, rate=10, burst=20)
+    messages = MessageRates(lambda: now, rate=10, burst=20)
     answered = Counter(messages.wait("a", wire.Ping(1)) == 0 for _ in range(50))
     assert answered == {True: 20, False: 30}
     assert messages.wait("b", wire.Ping(1)) == 0
@@ -125,7 +125,7 @@ def test_a_peer_that_says_too_much_is_made_to_wait_and_others_are_not() -> None:
 
 def test_who_floods_is_put_out_for_a_while_and_nobody_else() -> None:
     now = [0.0]
-    floods = Floods(lambda: now[0], rate=10, burst=20)
+    floods = FloodGuard(lambda: now[0], rate=10, burst=20)
     assert [floods.heard("a") for _ in range(25)] == [True] * 20 + [False] * 5
     assert not floods.admits("a") and floods.admits("b") and floods.heard("b")
     now[0] = BANNED_FOR - 1
@@ -144,8 +144,8 @@ def test_who_floods_is_put_out_for_a_while_and_nobody_else() -> None:
 ME = "m" * 40
 
 
-def seats(capacity: int = CAPACITY) -> Seats:
-    return Seats(ME, "toy", Span(0, 6), 6, capacity, 0)
+def seats(capacity: int = CAPACITY) -> SessionTable:
+    return SessionTable(ME, "toy", Span(0, 6), 6, capacity, 0)
 
 
 def opening(session: str, length: int, epoch: int = 1, address: str = "127.0.0.1:1") -> wire.Open:
@@ -156,14 +156,14 @@ def test_a_member_that_takes_all_room_gives_half_of_it_to_the_next() -> None:
     server = seats()
     for number in range(10):
         server.open(opening(f"{number}", 100), "hog", b"", NOW)
-    with pytest.raises(Refusal) as busy:
+    with pytest.raises(SessionRefused) as busy:
         server.open(opening("mine", 500), "other", b"", NOW)
     assert busy.value.code == "busy" and busy.value.retry_after
     later = NOW + SETTLED_AFTER + 1
     for seat in server.all():
         seat.used = later  # it keeps them all at work
     assert server.offer(later) == 500
-    with pytest.raises(Refusal, match="no room"):
+    with pytest.raises(SessionRefused, match="no room"):
         server.open(opening("greedy", 600), "other", b"", later)
     _, gone = server.open(opening("mine", 500), "other", b"", later)
     assert len(gone) == 5 and {seat.owner for seat in gone} == {"hog"}
@@ -174,9 +174,9 @@ def test_while_somebody_waits_nobody_gets_more_than_its_share() -> None:
     server = seats()
     for number in range(9):
         server.open(opening(f"{number}", 100), "hog", b"", NOW)
-    with pytest.raises(Refusal, match="no room"):
+    with pytest.raises(SessionRefused, match="no room"):
         server.open(opening("mine", 200), "other", b"", NOW)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(SessionRefused) as refusal:
         server.open(opening("one more", 100), "hog", b"", NOW)
     assert refusal.value.code == "too_many" and refusal.value.retry_after
     server.close("0".ljust(32))
@@ -188,13 +188,13 @@ def test_sessions_and_addresses_have_limits() -> None:
     server = seats(1 << 30)
     for number in range(MAX_SESSIONS):
         server.open(opening(f"{number}", 1), "hog", b"", NOW)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(SessionRefused) as refusal:
         server.open(opening("one more", 1), "hog", b"", NOW)
     assert refusal.value.code == "too_many"
     server.open(opening("0", 1, epoch=2), "hog", b"", NOW)  # one that it has may go on
     server.open(opening("mine", 1), "other", b"", NOW)
     for address in ("127. .0.1:9", "nowhere", "tcp://127.0.0.1:1", "127.0.0.1:0", ""):
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(SessionRefused) as refusal:
             server.open(opening("x", 1, address=address), "other", b"", NOW)
         assert refusal.value.code == "bad_route"
 
@@ -202,7 +202,7 @@ def test_sessions_and_addresses_have_limits() -> None:
 def test_a_client_that_left_gives_way_at_once_and_leaves_for_good_a_little_later() -> None:
     server = seats()
     seat, _ = server.open(opening("mine", 1000), "one", b"", NOW)
-    with pytest.raises(Refusal):
+    with pytest.raises(SessionRefused):
         server.open(opening("theirs", 1000), "other", b"", NOW)
     seat.left = NOW
     assert not server.abandoned(NOW + 1) and server.offer(NOW) == 1000

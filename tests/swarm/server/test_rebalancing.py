@@ -6,13 +6,13 @@ import msgspec
 
 from backends import Span
 from routing import wire
-from swarm.server.rebalancing import EVERY, SETTLE, Moves, Step
+from swarm.server.rebalancing import EVERY, SETTLE, Moves, RebalanceStep
 from tests.routing.material import KEYS, server
 
 BLOCKS = 12
 
 
-def crowd(own: wire.Server) -> list[wire.Server]:
+def crowd(own: wire.ServerInfo) -> list[wire.ServerInfo]:
     """Three servers hold the first half, and nobody the second."""
     return [own, *(server(key, 0, 6, blocks=BLOCKS, movable=True) for key in KEYS[1:3])]
 
@@ -20,29 +20,31 @@ def crowd(own: wire.Server) -> list[wire.Server]:
 def test_it_moves_to_a_gap_after_a_second_look() -> None:
     own = server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True)
     moves = Moves(own.key, 6, now=0.0)
-    mover = [other for other in crowd(own) if look(Moves(other.key, 6, 0.0), crowd(own), 2 * EVERY) is Step.DRAIN]
+    mover = [
+        other for other in crowd(own) if look(Moves(other.key, 6, 0.0), crowd(own), 2 * EVERY) is RebalanceStep.DRAIN
+    ]
     assert len(mover) == 1, "more than one of them would move, or none"
     own = mover[0]
     moves = Moves(own.key, 6, now=0.0)
     others = [other for other in crowd(server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True)) if other.key != own.key]
-    assert look(moves, [own, *others], 0.1) is Step.STAY
-    assert look(moves, [own, *others], 2 * EVERY) is Step.DRAIN
+    assert look(moves, [own, *others], 0.1) is RebalanceStep.STAY
+    assert look(moves, [own, *others], 2 * EVERY) is RebalanceStep.DRAIN
     draining = msgspec.structs.replace(own, state="draining")
-    assert look(moves, [draining, *others], 2 * EVERY + SETTLE - 1) is Step.STAY
+    assert look(moves, [draining, *others], 2 * EVERY + SETTLE - 1) is RebalanceStep.STAY
     assert look(moves, [draining, *others], 2 * EVERY + SETTLE) == Span(6, 12)
 
 
 def test_it_stays_if_somebody_else_has_filled_the_gap_meanwhile() -> None:
     everybody = crowd(server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True))
-    own = next(o for o in everybody if look(Moves(o.key, 6, 0.0), everybody, 2 * EVERY) is Step.DRAIN)
+    own = next(o for o in everybody if look(Moves(o.key, 6, 0.0), everybody, 2 * EVERY) is RebalanceStep.DRAIN)
     others = [other for other in everybody if other is not own]
     moves = Moves(own.key, 6, now=0.0)
-    assert look(moves, everybody, 2 * EVERY) is Step.DRAIN
+    assert look(moves, everybody, 2 * EVERY) is RebalanceStep.DRAIN
     newcomers = [server(key, 6, 12, blocks=BLOCKS) for key in KEYS[3:5]]
     draining = msgspec.structs.replace(own, state="draining")
-    assert look(moves, [draining, *others, *newcomers], 2 * EVERY + SETTLE) is Step.RETURN
-    assert look(moves, [own, *others, *newcomers], 2 * EVERY + SETTLE + 1) is Step.STAY
+    assert look(moves, [draining, *others, *newcomers], 2 * EVERY + SETTLE) is RebalanceStep.RETURN
+    assert look(moves, [own, *others, *newcomers], 2 * EVERY + SETTLE + 1) is RebalanceStep.STAY
 
 
-def look(moves: Moves, servers: list[wire.Server], now: float) -> Step | Span:
+def look(moves: Moves, servers: list[wire.ServerInfo], now: float) -> RebalanceStep | Span:
     return moves.look(servers, BLOCKS, now)

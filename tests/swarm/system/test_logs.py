@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import logging
 
-from swarm.system.logs import Printable, Sparing, printable
+from swarm.system.logs import PrintableFilter, RateLimitedFilter, printable
 
 
 def logger(clock: list[float], burst: int = 3) -> tuple[logging.Logger, io.StringIO]:
     text = io.StringIO()
     handler = logging.StreamHandler(text)
-    handler.setFormatter(Printable("%(message)s"))
-    handler.addFilter(Sparing(burst, 1.0, lambda: clock[0]))
+    handler.setFormatter(PrintableFilter("%(message)s"))
+    handler.addFilter(RateLimitedFilter(burst, 1.0, lambda: clock[0]))
     made = logging.Logger("test")
     made.addHandler(handler)
     return made, text

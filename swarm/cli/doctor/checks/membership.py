@@ -14,7 +14,7 @@ DRIFT = 60.0  # s that clocks may be apart
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DirectoryAnswer:
     """What a directory, or the want of one, says to a key.
 
     Attributes:
@@ -29,7 +29,7 @@ class Answer:
     dates: tuple[float, ...] = ()
 
 
-def directory(answers: Sequence[Answer], expired: str) -> list[Finding]:
+def directory(answers: Sequence[DirectoryAnswer], expired: str) -> list[Finding]:
     """What one directory says of the identities that were tried. `expired`: why the token is too old; may be empty."""
     where = answers[0].where
     standings = {answer.standing for answer in answers}
@@ -60,7 +60,7 @@ def directory(answers: Sequence[Answer], expired: str) -> list[Finding]:
     return found
 
 
-def _names(answers: Sequence[Answer], standing: Standing) -> str:
+def _names(answers: Sequence[DirectoryAnswer], standing: Standing) -> str:
     return ", ".join(answer.name for answer in answers if answer.standing == standing and answer.name)
 
 
@@ -68,7 +68,7 @@ def _is(names: str) -> str:
     return "are" if "," in names else "is"
 
 
-def clock(answers: Sequence[Answer], expires: float | None, now: float) -> Finding:
+def clock(answers: Sequence[DirectoryAnswer], expires: float | None, now: float) -> Finding:
     """Whether the clock is right, as far as directories tell: they say what has been, not what time it is."""
     mend = "set the clock: 'w32tm /resync' on Windows, 'timedatectl set-ntp true' on Linux"
     newest = max((date for answer in answers for date in answer.dates), default=None)

@@ -11,9 +11,9 @@ import zmq
 
 from routing import wire
 from routing.links import Connected, Context, Dialer, LinkEvent, Lost, Received
-from routing.security import Identity, JoinToken, Whereabouts
+from routing.security import DirectoryAddress, Identity, JoinToken
 from routing.view import Mirror, View
-from swarm.cli.doctor.checks.membership import Answer, Standing
+from swarm.cli.doctor.checks.membership import DirectoryAnswer, Standing
 
 PATIENCE = 6.0  # s for one directory to answer one key
 
@@ -23,7 +23,7 @@ _Knock = Literal["connected", "refused", "impostor", "unreachable"]
 class _Door:
     """One attempt to get into one directory with one key."""
 
-    def __init__(self, dialer: Dialer, poller: zmq.Poller, site: Whereabouts) -> None:
+    def __init__(self, dialer: Dialer, poller: zmq.Poller, site: DirectoryAddress) -> None:
         self._dialer = dialer
         self._poller = poller
         self._site = site
@@ -59,7 +59,7 @@ class _Door:
 
 
 @contextmanager
-def _door(context: Context, site: Whereabouts, identity: Identity) -> Iterator[_Door]:
+def _door(context: Context, site: DirectoryAddress, identity: Identity) -> Iterator[_Door]:
     poller = zmq.Poller()
     dialer = Dialer(context, identity, poller)
     try:
@@ -70,7 +70,7 @@ def _door(context: Context, site: Whereabouts, identity: Identity) -> Iterator[_
 
 def ask(
     token: JoinToken, identities: Mapping[str, Identity], now: Callable[[], float] = time.time
-) -> list[list[Answer]]:
+) -> list[list[DirectoryAnswer]]:
     """The answers of each directory of the token, to each identity; without one, to the token alone."""
     context: Context = zmq.Context()
     try:
@@ -79,18 +79,20 @@ def ask(
         context.destroy(linger=0)
 
 
-def _ask(context: Context, token: JoinToken, site: Whereabouts, identities: Mapping[str, Identity]) -> list[Answer]:
+def _ask(
+    context: Context, token: JoinToken, site: DirectoryAddress, identities: Mapping[str, Identity]
+) -> list[DirectoryAnswer]:
     where, answers = " or ".join(site.addresses), []
     for name, identity in identities.items():
         standing, dates = _standing(context, token, site, identity)
-        answers.append(Answer(where, name, standing, dates))
+        answers.append(DirectoryAnswer(where, name, standing, dates))
         if standing in ("unreachable", "impostor"):
             break
     return answers
 
 
 def _standing(
-    context: Context, token: JoinToken, site: Whereabouts, identity: Identity
+    context: Context, token: JoinToken, site: DirectoryAddress, identity: Identity
 ) -> tuple[Standing, tuple[float, ...]]:
     with _door(context, site, identity) as door:
         knock = door.knock()
