@@ -49,7 +49,7 @@ class Feed:
         """Send the whole state along `route`, then every change.
 
         Raises:
-            Refusal: there are too many watchers.
+            RequestRefused: there are too many watchers.
         """
         self._watchers.pop(route, None)
         routes = [known for known, watcher in self._watchers.items() if watcher.peer == peer]

@@ -107,8 +107,8 @@ class Registry:
         """Let `key` in, on the word of the enrolment key `by`. A member stays as it is.
 
         Raises:
-            Refusal: the enrolment secret is not good, the key or name is unusable, the swarm is full, or the key was
-                expelled.
+            RequestRefused: the enrolment secret is not good, the key or name is unusable, the swarm is full, or the key
+                was expelled.
         """
         if key in self.roster.expelled:
             raise RequestRefused("expelled", "it was expelled from the swarm")
@@ -142,7 +142,7 @@ class Registry:
         """A directory says where it is.
 
         Raises:
-            Refusal: nobody could dial it there.
+            RequestRefused: nobody could dial it there.
         """
         if not site.addresses or not all(map(is_dialable, site.addresses)) or not site.name.isprintable():
             raise RequestRefused("malformed", "a directory needs a name and addresses that others could dial")
@@ -152,7 +152,7 @@ class Registry:
         """A join token is good from now on.
 
         Raises:
-            Refusal: it is known already, no key, or one too many.
+            RequestRefused: it is known already, no key, or one too many.
         """
         if not _is_key(enrolment.key) or enrolment.key in {*self.roster.enrolments, *self.roster.members}:
             raise RequestRefused("malformed", "this is not the key of a new join token")
@@ -164,7 +164,7 @@ class Registry:
         """A join token enrols nobody any longer; who came with it stays.
 
         Raises:
-            Refusal: there is no such token.
+            RequestRefused: there is no such token.
         """
         if key not in self.roster.enrolments:
             raise RequestRefused("unknown", "there is no such join token")
@@ -175,7 +175,7 @@ class Registry:
         """Take the place of a member or a directory away, for good.
 
         Raises:
-            Refusal: it is neither.
+            RequestRefused: it is neither.
         """
         known = self.roster.members.get(key) or self.roster.sites.get(key)
         if key in self.roster.expelled:
@@ -213,7 +213,7 @@ class Registry:
         """`peer` serves what `server` says, for `ttl` seconds (at most `MAX_TTL`). No event if that is known.
 
         Raises:
-            Refusal: it may not.
+            RequestRefused: it may not.
         """
         known = self.view.servers.get(peer)
         if server != known or not self.is_member(peer):
@@ -231,7 +231,7 @@ class Registry:
         """`peer` relays to those that nobody can dial, for `ttl` seconds. No event if that is known.
 
         Raises:
-            Refusal: it may not.
+            RequestRefused: it may not.
         """
         if not self.is_member(peer):
             raise RequestRefused("not-a-member", "this peer has not enrolled")
@@ -261,7 +261,7 @@ class Registry:
         take the same one.
 
         Raises:
-            Refusal: what `server` says of the model cannot be announced.
+            RequestRefused: what `server` says of the model cannot be announced.
         """
         self._check(peer, server, self.view.servers.get(peer), now)
         last = self.view.servers.get(peer) or self._left.get(peer)

@@ -210,7 +210,7 @@ class SessionTable:
             The seat, with `accepted` at the position that is kept, and the idle seats that gave way to it.
 
         Raises:
-            Refusal: the message is not for this server, not by the session's owner, or there is no room.
+            SessionRefused: the message is not for this server, not by the session's owner, or there is no room.
         """
         self._check(message)
         known = self._seats.get(message.session)
