@@ -8,7 +8,8 @@ with SwarmClient(join="swarm1:...") as client:
 
 from swarm.client.actions import Notice, Routed
 from swarm.client.async_client import AsyncClientSession, AsyncSwarmClient
-from swarm.client.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
+from swarm.client.base import SamplingOptions, ServedModel
+from swarm.client.client import ClientSession, SwarmClient
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
 from swarm.sampling import Sampling
 

@@ -15,21 +15,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-import msgspec
 import zmq
 
 from backends.stage import Array, Output
 from routing import wire
 from routing.client import DirectoryClient
 from routing.links import Connected, Context, Dialer, Lost, Received, Socket
-from routing.planning.routes import Bans, NoRoute, RouteQuery, plan
 from routing.security import Identity
 from swarm.client.actions import Action, Emit, Finished, PlanRoute, ReportFailure, ReportSuccess, Send
+from swarm.client.planner import Planner, RouteRequest
 from swarm.client.session import RemoteSession
-from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, Expelled, SessionFailed, SwarmError
 from swarm.sampling import Sampling
 
 log = logging.getLogger(__name__)
@@ -81,8 +80,7 @@ class Driver:
         self._context: Context = zmq.Context()
         self._poller = zmq.Poller()
         self._dialer = Dialer(self._context, identity, self._poller, clock, directory.expelled)
-        self._bans = Bans()
-        self._banned: dict[str, str] = {}  # which instance of a server the ban is for
+        self._planner = Planner()
         self._sessions: dict[str, tuple[RemoteSession, Sink | None]] = {}
         self._calls: dict[int, _Call] = {}
         self._requests = itertools.count(1)
@@ -292,11 +290,10 @@ class Driver:
                 case PlanRoute(avoid, keep):
                     queue.extend(self._plan(session, avoid, keep))
                 case ReportFailure(peer):
-                    self._bans.ban(peer, self._clock())
                     known = self._directory.view.servers.get(peer)
-                    self._banned[peer] = known.instance if known else ""
+                    self._planner.report_failure(peer, known.instance if known else "", self._clock())
                 case ReportSuccess(peer):
-                    self._bans.clear(peer)
+                    self._planner.report_success(peer)
                 case Emit() | Finished() as item:
                     self._deliver(session, item)
 
@@ -312,34 +309,22 @@ class Driver:
         now = self._clock()
         if self._directory.banished:
             return session.no_route(Expelled(), now)
-        servers = {server.key: server for server in self._directory.view.serving(session.model)}
-        for key, instance in list(self._banned.items()):
-            if key in servers and servers[key].instance != instance:  # it was started anew
-                self._bans.clear(key)
-                del self._banned[key]
-        for key in session.holders & servers.keys():
-            # What this session has reserved there is no obstacle to it.
-            room = servers[key].kv_free + session.max_length
-            servers[key] = msgspec.structs.replace(servers[key], kv_free=room)
-        query = RouteQuery(
+        servers = self._directory.view.serving(session.model)
+        request = RouteRequest(
+            session.id,
             session.model,
             session.max_length,
-            self._round_trip,
-            {},
-            avoid,
-            now,
-            seed=int(session.id[:8], 16),
+            reserved=session.reserved_on,
+            avoid=avoid,
+            keep=keep,
+            latency=self._round_trip,
             ends=self._ends(),
-            relayed=frozenset(filter(self._dialer.relayed, servers)),
+            relayed=frozenset(server.key for server in servers if self._dialer.relayed(server.key)),
         )
-        blocks = next(iter(servers.values())).blocks if servers else 1
-        # Best with what the survivors have cached; and rather by a server that failed a moment ago than not at all.
-        for bans, kept in itertools.product((self._bans.active(now), {}), dict.fromkeys((keep, ()))):
-            try:
-                return session.routed(plan(servers.values(), blocks, replace(query, bans=bans), kept), now)
-            except NoRoute as refusal:
-                explained = _explained(refusal)
-        return session.no_route(explained, now)
+        try:
+            return session.routed(self._planner.route(request, servers, now), now)
+        except SwarmError as error:
+            return session.no_route(error, now)
 
     def _round_trip(self, one: str | None, other: str) -> float:
         """Seconds between the client and a server; nothing is known of the way between two servers."""
@@ -356,12 +341,3 @@ class Driver:
             if waiting.peer == peer:
                 del self._calls[number]
                 waiting.future.set_exception(SessionFailed("the connection to a server broke"))
-
-
-def _explained(refusal: NoRoute) -> SwarmError:
-    match refusal.code:
-        case "full":
-            return Overloaded(str(refusal), refusal.retry_after or 1.0)
-        case "too-long":
-            return BadRequest(str(refusal))
-    return Unavailable(str(refusal), refusal.missing)

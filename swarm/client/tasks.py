@@ -23,7 +23,7 @@ class GenerateTask:
     end: int
     sampling: Sampling
 
-    def nonsense(self, token: wire.Token) -> str:
+    def violation(self, token: wire.Token) -> str:
         """Why no honest tail says this; empty: it may."""
         if (token.finish == "length") != (token.position + 1 == self.end) and token.finish != "stop":
             return "it does not end the answer where it was asked to"
@@ -45,7 +45,7 @@ class StepTask:
     output: Output
     outputs: int
 
-    def nonsense(self, before: Sequence[Array], array: Array, last: bool) -> str:
+    def violation(self, before: Sequence[Array], array: Array, last: bool) -> str:
         """The same of a part of the result, after those that came `before`."""
         rows = sum(map(len, before)) + (len(array) if array.ndim else 0)
         if array.ndim != 2 or any(part.shape[1] != array.shape[1] or part.dtype != array.dtype for part in before):

@@ -112,6 +112,11 @@ class Server:
         """How many are here."""
         return len(self._seats)
 
+    @property
+    def free_tokens(self) -> int:
+        """Room in the KV cache that no session has reserved."""
+        return self._seats.free
+
     def dismiss(self) -> None:
         """Give up the sessions that are here, and tell their clients."""
         for seat in self._seats.all():

@@ -14,6 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
+from swarm.client.actions import Finished
+from swarm.client.planner import Planner
 from swarm.sampling import Sampling, pick
 from tests.swarm.simulation import Client, Simulation, error_of, key
 from tests.swarm.toy import VOCAB, Whole, logits
@@ -23,7 +25,8 @@ SAMPLED = Sampling(temperature=1.2, top_p=0.95, seed=5, repetition_penalty=1.1)
 
 
 class Schedule:
-    """One swarm with two servers of each span, some clients, and everything that goes wrong with them."""
+    """One swarm with two servers of each span, some clients, and everything that goes wrong with them, or that they
+    break off."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -34,6 +37,7 @@ class Schedule:
             self.simulation.add(name, *span, outputs=self.random.choice([0, 200, 1 << 20]))
         self.later: list[tuple[float, str, str]] = []  # when, what, which server
         self.rate = self.random.choice([0.0, 0.003, 0.01, 0.03])
+        self.impatience = self.random.choice([0.0, 0.0, 0.02])  # the chance of a turn that a client breaks off
         self.troubles = 0
         self.goals: dict[
             str, tuple[int, Sampling | None]
@@ -41,7 +45,10 @@ class Schedule:
 
     def run(self) -> None:
         """Raises: AssertionError: a session was lost, or got other tokens than the whole model gives."""
-        clients = [self.simulation.client(f"client{i}") for i in range(self.random.randrange(1, 4))]
+        # One gateway, whose sessions share what it knows of failures, or clients of their own.
+        shared = Planner() if self.random.random() < 0.5 else None
+        count = self.random.randrange(1, 4)
+        clients = [self.simulation.client(f"client{i}", planner=shared) for i in range(count)]
         for client in clients:
             client.session.patience = 120  # longer than any outage of both servers of a span
         sequences = {client.key: self.some_ids(8) for client in clients}
@@ -52,6 +59,7 @@ class Schedule:
                 if all(client.done for client in clients):
                     break
                 self.trouble()
+                self.break_off(clients)
                 self.simulation.turn()
             for client in clients:
                 self.check(client, sequences[client.key])
@@ -88,6 +96,8 @@ class Schedule:
         assert client.done, f"{client.session.phase} after {self.simulation.network.now:.0f} s"
         assert error_of(client) is None, error_of(client)
         length, sampling = self.goals[client.key]
+        if sampling is None and not client.outputs:  # it was broken off
+            return
         if sampling is None:
             wanted = logits(sequence)[-len(client.outputs[-1]) :]
             np.testing.assert_allclose(client.outputs[-1], wanted, rtol=1e-4, atol=1e-4)
@@ -98,6 +108,13 @@ class Schedule:
             assert token == expected, f"token {token} at {len(sequence)}, not {expected}"
             sequence.append(token)
             fresh = [token]
+
+    def break_off(self, clients: list[Client]) -> None:
+        """A client cancels what is under way, and may go on with something else in the next round."""
+        for client in clients:
+            if not client.done and self.random.random() < self.impatience:
+                client.do(client.session.cancel(self.simulation.network.now))
+                client.done = Finished()
 
     def trouble(self) -> None:
         now = self.simulation.network.now

@@ -1,5 +1,5 @@
 """A swarm in one process without sockets, threads and clocks: the `Server` and `RemoteSession` that ship, over a
-network that delivers in a seeded order and can lose servers."""
+network that delivers in a seeded order and can lose servers; routes are those of the `Planner` that ships."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from swarm.client.actions import (
     Send,
     StepOutput,
 )
+from swarm.client.planner import Planner, RouteRequest
 from swarm.client.session import RemoteSession
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import SwarmError
 from swarm.sampling import Sampling
 from swarm.server.server import Server
-from tests.swarm.toy import BLOCKS, ToyStage
+from tests.swarm.toy import BLOCKS, WIDTH, ToyStage
 
 TICK = 0.01  # s of simulated time per turn of everybody
 
@@ -127,6 +128,8 @@ class SimulatedServer:
     ) -> None:
         self.network = network
         self.key = key(name)
+        self.instance = str(network.random.getrandbits(64))  # another one whenever it is started
+        self.kv_tokens = kv_tokens
         self.stage = ToyStage(span, batched)
         self.dialer = SimulatedDialer(network, self.key)
         self.server = Server(
@@ -147,6 +150,29 @@ class SimulatedServer:
         self.leaving = False
         self.ends = math.inf  # when a server that leaves gives up what is still there
 
+    def info(self) -> wire.ServerInfo:
+        """What a directory would say of it. Its speed is another one each time, so that routes are."""
+        return wire.ServerInfo(
+            key=self.key,
+            name="",
+            addresses=("127.0.0.1:1",),
+            model="toy",
+            blocks=BLOCKS,
+            start=self.stage.span.start,
+            end=self.stage.span.end,
+            hidden_size=WIDTH,
+            context_length=0,
+            backend="toy",
+            device="cpu",
+            dtype="float32",
+            state="draining" if self.leaving else "ready",
+            throughput=self.network.random.uniform(1, 1000),
+            kv_tokens=self.kv_tokens,
+            kv_free=max(self.server.free_tokens, 0),
+            sessions=self.server.sessions,
+            instance=self.instance,
+        )
+
     def turn(self) -> None:
         if not self.hung and self.network.now >= self.next_turn:
             self.next_turn = self.network.now + self.period
@@ -156,8 +182,9 @@ class SimulatedServer:
 class Client:
     """Drives one session the way `swarm.client.driver` does."""
 
-    def __init__(self, swarm: Simulation, name: str, max_length: int) -> None:
+    def __init__(self, swarm: Simulation, name: str, max_length: int, planner: Planner) -> None:
         self.swarm = swarm
+        self.planner = planner
         self.key = key(name)
         self.session = RemoteSession(name.ljust(32, "0"), "toy", max_length)
         self.tokens: list[wire.Token] = []
@@ -190,7 +217,7 @@ class Client:
                     else:
                         queue.extend(self.session.lost(hop.peer, "closed", self.swarm.network.now))
                 case PlanRoute(avoid, keep):
-                    queue.extend(self.swarm.plan(self.session, avoid, keep))
+                    queue.extend(self.plan(avoid, keep))
                 case Emit(wire.Token() as token):
                     self.tokens.append(token)
                 case Emit(Notice(text)):
@@ -199,8 +226,44 @@ class Client:
                     self.outputs.append(array)
                 case Finished() as done:
                     self.done = done
-                case ReportFailure() | ReportSuccess():
-                    pass
+                case ReportFailure(peer):
+                    node = self.swarm.network.nodes.get(peer)
+                    self.swarm.failed[peer] = node.instance if node else ""
+                    self.planner.report_failure(peer, self.swarm.failed[peer], self.swarm.network.now)
+                case ReportSuccess(peer):
+                    self.planner.report_success(peer)
+
+    def plan(self, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
+        now, session = self.swarm.network.now, self.session
+        request = RouteRequest(
+            session.id, session.model, session.max_length, session.reserved_on, avoid, keep, self.swarm.round_trip
+        )
+        servers = [node.info() for node in self.swarm.network.nodes.values()]
+        try:
+            route = self.planner.route(request, servers, now)
+        except SwarmError as error:
+            return session.no_route(error, now)
+        self.check(request, servers, route)
+        return session.routed(route, now)
+
+    def check(self, request: RouteRequest, servers: list[wire.ServerInfo], route: tuple[wire.Hop, ...]) -> None:
+        """A banned server is in the route only where the others do not hold every block."""
+        banned = self.planner.banned(servers, self.swarm.network.now)
+        for server in servers:
+            assert server.key not in banned or self.swarm.failed.get(server.key) in ("", server.instance), (
+                "it was restarted"
+            )
+        usable = [
+            server
+            for server in servers
+            if server.state == "ready"
+            and server.key not in request.avoid | banned.keys()
+            and (server.key in request.reserved or server.kv_free >= request.max_length)
+        ]
+        held = {block for server in usable for block in range(server.start, server.end)}
+        if held == set(range(BLOCKS)):
+            new = {hop.peer for hop in route if hop not in request.keep}
+            assert not banned.keys() & new, "a server that has just failed is in the route"
 
     def turn(self) -> None:
         for sender, message, array in self.swarm.network.receive(self.key):
@@ -212,14 +275,16 @@ class Simulation:
     def __init__(self, seed: int = 0, slowness: float = 0.0) -> None:
         self.network = Network(random.Random(seed), slowness=slowness)
         self.clients: list[Client] = []
+        self.failed: dict[str, str] = {}  # the start of each server that a client last reported a failure of
 
     def add(self, name: str, start: int, end: int, **options: int) -> SimulatedServer:
         server = SimulatedServer(self.network, name, Span(start, end), **options)  # type: ignore[arg-type]
         self.network.nodes[server.key] = server
         return server
 
-    def client(self, name: str = "client", max_length: int = 256) -> Client:
-        client = Client(self, name, max_length)
+    def client(self, name: str = "client", max_length: int = 256, planner: Planner | None = None) -> Client:
+        """A client with one session; those with the same planner are one process."""
+        client = Client(self, name, max_length, planner or Planner())
         self.clients.append(client)
         return client
 
@@ -252,49 +317,8 @@ class Simulation:
         if key(other) in dialer.dialled:
             dialer.events += [Lost(key(other), "closed"), Connected(key(other))]
 
-    def plan(self, session: RemoteSession, avoid: frozenset[str], keep: tuple[wire.Hop, ...]) -> list[Action]:
-        """Any chain of servers through the hops to be kept, or else without them."""
-        for kept in (keep, ()):
-            route: list[wire.Hop] | None = []
-            for hop in (*kept, None):
-                if route is not None:
-                    route = self.fill(route, hop.start if hop else BLOCKS, avoid, kept)
-                if route is not None and hop:
-                    route.append(hop)
-            if route is not None:
-                return session.routed(tuple(route), self.network.now)
-        return session.no_route(Unavailable("blocks are missing", self.missing(avoid)), self.network.now)
-
-    def fill(
-        self, route: list[wire.Hop], end: int, avoid: frozenset[str], kept: tuple[wire.Hop, ...]
-    ) -> list[wire.Hop] | None:
-        """Go on with the route up to a block, each hop by any server and as far as it may go; None: that cannot be."""
-        route = list(route)
-        while (at := route[-1].end if route else 0) < end:
-            used = avoid | {hop.peer for hop in (*route, *kept)}
-            fitting = [
-                node
-                for node in self.network.nodes.values()
-                if node.key not in used and node.stage.span.start <= at < node.stage.span.end and not node.leaving
-            ]
-            if not fitting:
-                return None
-            node = self.network.random.choice(fitting)
-            starts = [other.stage.span.start for other in self.network.nodes.values() if other is not node]
-            ends = [start for start in starts if at < start < min(node.stage.span.end, end)]
-            cut = self.network.random.choice([*ends, min(node.stage.span.end, end)])
-            route.append(wire.Hop(node.key, ("127.0.0.1:1",), at, cut))
-        return route
-
-    def missing(self, avoid: frozenset[str]) -> tuple[tuple[int, int], ...]:
-        held = {
-            block
-            for node in self.network.nodes.values()
-            if node.key not in avoid and not node.leaving
-            for block in range(*node.stage.span)
-        }
-        gaps = [block for block in range(BLOCKS) if block not in held]
-        return ((gaps[0], gaps[-1] + 1),) if gaps else ()
+    def round_trip(self, one: str | None, other: str) -> float:
+        return self.network.random.uniform(0, 0.1)
 
     def turn(self) -> None:
         self.network.now += TICK
