@@ -209,6 +209,11 @@ class RemoteSession:
         """Servers of the route."""
         return {hop.peer for hop in self.route}
 
+    @property
+    def was_open(self) -> bool:
+        """Whether a server has opened the session once; until then it does not wait for one."""
+        return self._was_open
+
     def no_route(self, error: SwarmError, now: float) -> list[Action]:
         """The answer to `PlanRoute` when nothing covers the model. Overload and loss are waited for, within limits."""
         if self._is_replanning:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from swarm.client.actions import Finished
 from swarm.client.planner import Planner
+from swarm.errors import Unavailable
 from swarm.sampling import Sampling, pick
 from tests.swarm.simulation import Client, Simulation, error_of, key
 from tests.swarm.toy import VOCAB, Whole, logits
@@ -43,6 +46,8 @@ class Schedule:
             str, tuple[int, Sampling | None]
         ] = {}  # by client: tokens given, and how to pick; None: a step
 
+        self.asked: dict[str, Callable[[], None]] = {}  # by client: what it wants, to be asked again
+
     def run(self) -> None:
         """Raises: AssertionError: a session was lost, or got other tokens than the whole model gives."""
         # One gateway, whose sessions share what it knows of failures, or clients of their own.
@@ -56,10 +61,11 @@ class Schedule:
             for client in clients:
                 self.begin(client, sequences[client.key])
             for _ in range(60_000):
-                if all(client.done for client in clients):
+                if all(client.done and not self.was_turned_away(client) for client in clients):
                     break
                 self.trouble()
                 self.break_off(clients)
+                self.ask_again(clients)
                 self.simulation.turn()
             for client in clients:
                 self.check(client, sequences[client.key])
@@ -82,15 +88,16 @@ class Schedule:
             self.goals[client.key] = (len(sequence), None)
             ids = self.some_ids(4)
             if client.session.ids == sequence:
-                client.step(ids, len(sequence))
+                self.asked[client.key] = partial(client.step, ids, len(sequence))
             else:
-                client.step([*sequence, *ids], 0)
+                self.asked[client.key] = partial(client.step, [*sequence, *ids], 0)
             sequence += ids
         else:
             sampling = self.random.choice([Sampling(), SAMPLED])
             sequence += self.some_ids(4)
             self.goals[client.key] = (len(sequence), sampling)
-            client.generate(list(sequence), self.random.randrange(1, 40), sampling)
+            self.asked[client.key] = partial(client.generate, list(sequence), self.random.randrange(1, 40), sampling)
+        self.asked[client.key]()
 
     def check(self, client: Client, sequence: list[int]) -> None:
         assert client.done, f"{client.session.phase} after {self.simulation.network.now:.0f} s"
@@ -115,6 +122,14 @@ class Schedule:
             if not client.done and self.random.random() < self.impatience:
                 client.do(client.session.cancel(self.simulation.network.now))
                 client.done = Finished()
+
+    def was_turned_away(self, client: Client) -> bool:
+        """Whether a session that no server has opened yet found none: it does not wait, but its user can ask again."""
+        return client.done is not None and isinstance(client.done.error, Unavailable) and not client.session.was_open
+
+    def ask_again(self, clients: list[Client]) -> None:
+        for client in filter(self.was_turned_away, clients):
+            self.asked[client.key]()
 
     def trouble(self) -> None:
         now = self.simulation.network.now

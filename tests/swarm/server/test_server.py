@@ -187,6 +187,7 @@ def test_a_gap_that_nobody_fills_ends_with_the_missing_blocks() -> None:
     assert isinstance(error, Unavailable) and error.missing == ((3, 6),)
     assert client.ids == greedy(PROMPT, 50)[: len(client.ids)]
     assert client.session.patience <= simulation.network.now < client.session.patience + 5
+    simulation.turn()  # its `Close` arrives
     head = simulation.network.nodes[key("0-3-0")]
     assert not head.stage.cache, "a session that ended left its KV cache behind"
 
