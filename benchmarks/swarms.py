@@ -204,7 +204,7 @@ class Swarm:
             ring.append(server)
             server.wait_ready()
         with SwarmClient(self.join) as client:
-            weights = {server.name: server.memory_used for each in client.models() for server in each.servers}
+            weights = {server.name: server.load.memory_used for each in client.models() for server in each.servers}
         for server in ring:
             server.weights = weights[server.name]
         return ring

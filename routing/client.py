@@ -63,7 +63,7 @@ class DirectoryClient:
     ) -> None:
         self._token = token
         self._identity = identity
-        self._name = name[:256]
+        self.name = name[:256]
         self._role = role
         self._timeout = timeout
         self._clock = clock
@@ -308,7 +308,7 @@ class DirectoryClient:
             site,
             self._token.secret,
             self._identity,
-            wire.Enrol(0, self._identity.public, self._name, self._role),
+            wire.Enrol(0, self._identity.public, self.name, self._role),
             self._timeout,
             self._clock,
             lambda: self._token.expiry(time.time()),

@@ -12,6 +12,19 @@ from msgspec import Meta
 from routing.fields import Address, Addresses, Amount, Count, Date, Key, Message, Name, Positive, Request, Seconds, Text
 
 
+class ServerLoad(msgspec.Struct, array_like=True, frozen=True):
+    """Load of a server: the figures that change while it serves.
+
+    Attributes:
+        kv_free: tokens of its KV cache that no session has reserved.
+        memory_used: bytes on its device.
+    """
+
+    kv_free: Amount = 0
+    sessions: Count = 0
+    memory_used: Amount = 0
+
+
 class ServerInfo(msgspec.Struct, array_like=True, frozen=True):
     """What the directory knows of a server.
 
@@ -20,8 +33,9 @@ class ServerInfo(msgspec.Struct, array_like=True, frozen=True):
         model: the model's name in the swarm.
         blocks: number of blocks of the whole model.
         throughput: blocks times tokens that it computes per second, by its own measurement.
-        kv_tokens, kv_free: capacity of its KV cache, and what no session has reserved, in tokens.
-        memory, memory_used: bytes on its device.
+        kv_tokens: capacity of its KV cache.
+        memory: bytes on its device, those that it uses and those that are free.
+        protocol: `ring`: it takes part in sessions; `petals`: it answers the calls of upstream Petals, nothing else.
         fingerprint: file name to short digest; two servers of one model must not disagree on any.
         state: only `ready` servers are put in routes.
         instance: differs each time the server is started, so that a failure of the last time is not held against it.
@@ -45,14 +59,13 @@ class ServerInfo(msgspec.Struct, array_like=True, frozen=True):
     state: Literal["joining", "ready", "draining"] = "joining"
     throughput: Annotated[float, Meta(ge=0)] = 0.0
     kv_tokens: Amount = 0
-    kv_free: Amount = 0
-    sessions: Count = 0
+    load: ServerLoad = ServerLoad()
     memory: Amount = 0
-    memory_used: Amount = 0
     fingerprint: Annotated[dict[Name, Name], Meta(max_length=4096)] = {}
     version: Name = ""
     instance: Name = ""
     movable: bool = False
+    protocol: Literal["ring", "petals"] = "ring"
     revision: Amount = 0
 
 

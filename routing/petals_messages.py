@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from routing.fields import Message, Name, Request
 
-# Begins the model names of upstream's servers, which answer calls and take part in no session.
-CALLED = "petals:"
-
 
 class Call(Message, frozen=True):
     """Caller to callee: a part of what the method is given. Only the first one names the `method`.

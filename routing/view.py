@@ -29,9 +29,10 @@ class View:
     directories: Mapping[str, wire.DirectoryInfo] = field(default_factory=dict)
     routers: Mapping[str, wire.RouterInfo] = field(default_factory=dict)
 
-    def serving(self, model: str) -> tuple[wire.ServerInfo, ...]:
+    def serving(self, model: str, protocol: str = "ring") -> tuple[wire.ServerInfo, ...]:
         """The servers of one model."""
-        return tuple(server for server in self.servers.values() if server.model == model)
+        servers = self.servers.values()
+        return tuple(server for server in servers if (server.model, server.protocol) == (model, protocol))
 
 
 def apply(view: View, event: wire.Event) -> View:
@@ -93,10 +94,8 @@ def only_figures_differ(old: wire.ServerInfo, new: wire.ServerInfo) -> bool:
     return old == msgspec.structs.replace(
         new,
         throughput=old.throughput,
-        kv_free=old.kv_free,
-        sessions=old.sessions,
+        load=old.load,
         memory=old.memory,
-        memory_used=old.memory_used,
         revision=old.revision,
     )
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from routing.codes import FailureCode, RefusalCode
 from routing.directory_messages import (
     Announce,
     AnnounceRouter,
@@ -46,6 +47,7 @@ from routing.directory_messages import (
     RouterInfo,
     RouterUpdated,
     ServerInfo,
+    ServerLoad,
     ServerUpdated,
     Snapshot,
     TokenRecord,
@@ -71,54 +73,15 @@ from routing.petals_messages import Abandon, Call, Reply
 
 # What is defined elsewhere and used under this name.
 __all__ = [
-    "Abandon",
-    "Address",
-    "Addresses",
-    "Amount",
-    "Announce",
-    "AnnounceRouter",
-    "Call",
-    "Change",
-    "Consult",
-    "Count",
-    "Date",
-    "DirectoryInfo",
-    "DirectoryListed",
-    "Done",
-    "Enrol",
-    "Event",
-    "Expel",
-    "Expulsion",
-    "Issue",
-    "Key",
-    "Member",
-    "MemberExpelled",
-    "MemberJoined",
-    "Message",
-    "Name",
-    "PeerGone",
-    "Place",
-    "Placed",
-    "Positive",
-    "Reply",
-    "Request",
-    "Revoke",
-    "RosterPart",
-    "RouterInfo",
-    "RouterUpdated",
-    "Seconds",
-    "ServerInfo",
-    "ServerUpdated",
-    "SessionId",
-    "Snapshot",
-    "Text",
-    "TokenRecord",
-    "Watch",
-    "Withdraw",
+    "Abandon", "Address", "Addresses", "Amount", "Announce", "AnnounceRouter", "Call", "Change", "Consult", "Count",
+    "Date", "DirectoryInfo", "DirectoryListed", "Done", "Enrol", "Event", "Expel", "Expulsion", "FailureCode",
+    "Issue", "Key", "Member", "MemberExpelled", "MemberJoined", "Message", "Name", "PeerGone", "Place", "Placed",
+    "Positive", "RefusalCode", "Reply", "Request", "Revoke", "RosterPart", "RouterInfo", "RouterUpdated", "Seconds",
+    "ServerInfo", "ServerLoad", "ServerUpdated", "SessionId", "Snapshot", "Text", "TokenRecord", "Watch", "Withdraw",
 ]  # fmt: skip
 
 
-VERSION = 4
+VERSION = 5
 CHUNK = 1 << 20  # bytes; libzmq encrypts a frame at a time, so small frames bound its copies
 MAX_FRAME = 4 << 20  # bytes; ZMQ_MAXMSGSIZE of every socket
 MAX_TENSOR = 256 << 20  # bytes
@@ -215,7 +178,12 @@ class Opened(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The answer to a session or a request that is not taken. `retry_after` is a hint; None: do not try again here."""
+    """The answer to a session or a request that is not taken.
+
+    Attributes:
+        code: one of `RefusalCode`.
+        retry_after: a hint; None: do not try again here.
+    """
 
     code: Name
     reason: Text
@@ -281,7 +249,7 @@ class Failed(Message, frozen=True):
 
     session: SessionId
     epoch: Count
-    code: Literal["bad_input", "compute", "evicted", "gap", "leaving", "lost_hop", "memory"]
+    code: FailureCode
     reason: Text
     peer: Annotated[str, Meta(max_length=40)] = ""
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from routing import wire
 from routing.wire import Sampling
 
 __all__ = ["GREEDY", "Pick", "Sampling", "gumbel", "looks_back", "pick"]
@@ -154,3 +156,36 @@ def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
     """`[vocab]` log-probabilities."""
     shifted = logits.astype(np.float64) - float(logits.max())
     return shifted - float(np.log(np.exp(shifted).sum()))
+
+
+class Grammar(Protocol):
+    """Grammar of an answer, at the place where the answer stands (`swarm.grammar.Constraint`)."""
+
+    def allowed(self, width: int) -> npt.NDArray[np.bool_]: ...
+
+    def ends(self, token: int) -> bool: ...
+
+    def take(self, token: int) -> None: ...
+
+
+def sample_token(
+    generation: wire.Generation, position: int, logits: Floats, history: list[int], grammar: Grammar | None
+) -> tuple[Pick, Literal["", "stop", "length"]]:
+    """The token of `position` and whether it ends the answer, from `[vocab]` logits.
+
+    Args:
+        history: the sequence so far, where the sampling looks back at it; the token is added to it then.
+        grammar: is moved past the token.
+    """
+    sampling = generation.sampling
+    allowed = grammar.allowed(len(logits)) if grammar else None
+    chosen = pick(logits, sampling, position, history, generation.prompt_length, allowed)
+    if looks_back(sampling):
+        history.append(chosen.token)
+    if chosen.token in sampling.stop_ids or (grammar and grammar.ends(chosen.token)):
+        return chosen, "stop"
+    if position + 1 >= generation.end:
+        return chosen, "length"
+    if grammar:
+        grammar.take(chosen.token)
+    return chosen, ""

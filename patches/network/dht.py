@@ -27,7 +27,6 @@ from routing import wire
 from routing.addresses import reachable
 from routing.client import DirectoryClient
 from routing.links import split_address
-from routing.petals_messages import CALLED
 from routing.relay.agent import RelayAgent
 from routing.security import TOKEN_PREFIX, Identity, JoinToken
 
@@ -145,7 +144,7 @@ class DHT:
                 key=self.peer_id.key,
                 name=info.get("public_name") or self._name,
                 addresses=self._addresses(),
-                model=CALLED + prefix,
+                model=prefix,
                 blocks=blocks,
                 start=info["start_block"],
                 end=info["end_block"],
@@ -158,7 +157,8 @@ class DHT:
                 state=_STATES[state],  # type: ignore[arg-type]
                 throughput=float(info.get("inference_rps") or throughput),
                 kv_tokens=kv_free,
-                kv_free=kv_free,
+                load=wire.ServerLoad(kv_free=kv_free),
+                protocol="petals",
                 version=info.get("version") or "",
                 instance=self._instance,
             )
@@ -169,7 +169,7 @@ class DHT:
         expires = time.time() + 3600.0  # the directory drops those whose lease runs out
         return {
             server.key: DHTValue(_said(server), expires)
-            for server in self.directory.view.serving(CALLED + prefix)
+            for server in self.directory.view.serving(prefix, "petals")
             if server.start <= block < server.end
         }
 
@@ -187,7 +187,7 @@ def _said(server: wire.ServerInfo) -> tuple[int, float, dict[str, Any]]:
             "inference_rps": server.throughput,
             "torch_dtype": server.dtype,
             "quant_type": server.quantize or "none",
-            "cache_tokens_left": server.kv_free,
+            "cache_tokens_left": server.load.kv_free,
         },
     )
 

@@ -192,7 +192,11 @@ class Node:
         self._do(lambda: self._answer(caller, wire.Reply(caller.request, last), part))
 
     def refuse(self, caller: NodeCaller, reason: str) -> None:
-        self._do(lambda: self._answer(caller, wire.Refused("call", reason[:4096], request=caller.request), None))
+        self._do(
+            lambda: self._answer(
+                caller, wire.Refused(wire.RefusalCode.CALL, reason[:4096], request=caller.request), None
+            )
+        )
 
     def close(self) -> None:
         """End every call and the thread. A second call does nothing."""
@@ -309,7 +313,9 @@ class Node:
                 parts = incoming[1].parts
                 if array is not None and not parts.put(array.tobytes()):
                     incoming[1].cancel()
-                    self._answer(caller, wire.Refused("call", "more is sent than is read", request=request), None)
+                    self._answer(
+                        caller, wire.Refused(wire.RefusalCode.CALL, "more is sent than is read", request=request), None
+                    )
                 elif last:
                     parts.put(END)
             case Received(_, wire.Abandon(request), _, route):
@@ -324,7 +330,7 @@ class Node:
         open_here = sum(known.peer == caller.peer for known, _ in self._incoming.values())
         if not methods or open_here >= MAX_CALLS:
             reason = f"{MAX_CALLS} calls are open already" if methods else "protocol not supported"
-            self._answer(caller, wire.Refused("call", reason, request=caller.request), None)
+            self._answer(caller, wire.Refused(wire.RefusalCode.CALL, reason, request=caller.request), None)
             return False
         method = methods[next(self._turns) % len(methods)]
         incoming = _Incoming(Parts(method.loop), loop=method.loop)
@@ -336,7 +342,9 @@ class Node:
         try:
             method.loop.call_soon_threadsafe(start)
         except RuntimeError:  # the loop was closed a moment ago
-            self._answer(caller, wire.Refused("call", "it is about to end", request=caller.request), None)
+            self._answer(
+                caller, wire.Refused(wire.RefusalCode.CALL, "it is about to end", request=caller.request), None
+            )
             return False
         return True
 
@@ -351,7 +359,9 @@ class Node:
             sent = self.listener.send(caller.route, message, _array(part))
         except wire.WireError as error:
             self._incoming.pop(key, None)
-            sent = self.listener.send(caller.route, wire.Refused("call", str(error), request=caller.request))
+            sent = self.listener.send(
+                caller.route, wire.Refused(wire.RefusalCode.CALL, str(error), request=caller.request)
+            )
         if not sent and known is not None:
             self._incoming.pop(key, None)
             known[1].cancel()

@@ -240,7 +240,8 @@ class Directory:
             if wait := self._limit.spend(peer, COSTS.get(type(message), 1.0)):
                 log.debug("%s asks too often", short_id(peer))
                 self._listener.send(
-                    route, wire.Refused("busy", "too many requests: wait", request=request, retry_after=wait)
+                    route,
+                    wire.Refused(wire.RefusalCode.BUSY, "too many requests: wait", request=request, retry_after=wait),
                 )
                 return
             events, answer = self._answer(received, request)
@@ -266,7 +267,7 @@ class Directory:
             case wire.Issue() | wire.Revoke() | wire.Expel() if peer == self._ledger.admin.public:
                 return self._decide(message), wire.Done(request)
         if not self._registry.is_member(peer):
-            raise RequestRefused("not-a-member", "only members are answered: enrol first")
+            raise RequestRefused(wire.RefusalCode.NOT_A_MEMBER, "only members are answered: enrol first")
         now = self._ticks()
         self._seen[peer] = self._clock()
         self._registry.heard(peer, now)
@@ -286,9 +287,13 @@ class Directory:
             case wire.Ping():
                 return (), wire.Pong(request)
             case wire.Issue() | wire.Revoke() | wire.Expel() | wire.Consult():
-                raise RequestRefused("not-yours", "only an administrator may do this, with the directory's admin.key")
+                raise RequestRefused(
+                    wire.RefusalCode.NOT_YOURS, "only an administrator may do this, with the directory's admin.key"
+                )
             case _:
-                raise RequestRefused("malformed", f"a directory has no answer to {type(message).__name__}")
+                raise RequestRefused(
+                    wire.RefusalCode.MALFORMED, f"a directory has no answer to {type(message).__name__}"
+                )
 
     def _announce(self, peer: str, server: wire.ServerInfo, ttl: float, now: float) -> Events:
         known = self._registry.view.servers.get(peer)
@@ -309,7 +314,7 @@ class Directory:
 
     def _enrol(self, by: str, route: bytes, message: wire.Enrol) -> Events:
         if self._enrolled.get(route, message.key) != message.key:
-            raise RequestRefused("malformed", "one peer enrols on a connection")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, "one peer enrols on a connection")
         before = self._registry.roster, self._registry.view
         events = self._registry.enrol(
             by, message.key, message.name, self._clock(), message.role, tuple(message.addresses)
@@ -321,7 +326,7 @@ class Directory:
                 self._registry.roster, self._registry.view = before
                 log.error("cannot save the members: %s", error)
                 reason = f"the directory cannot save its members ({error.strerror or error})"
-                raise RequestRefused("full", f"{reason}: make room on its disk") from error
+                raise RequestRefused(wire.RefusalCode.FULL, f"{reason}: make room on its disk") from error
             log.info("enrolled %s as %s", short_id(message.key), message.name or "a peer")
         self._enrolled[route] = message.key
         if len(self._enrolled) > ENROLLED:
@@ -353,7 +358,9 @@ class Directory:
                 events = self._registry.revoke(key, now)
                 log.info("revoked join token %s", short_id(key))
             case wire.Expel(_, key) if key == self._ledger.identity.public:
-                raise RequestRefused("not-yours", "a directory cannot expel itself: do it at another one")
+                raise RequestRefused(
+                    wire.RefusalCode.NOT_YOURS, "a directory cannot expel itself: do it at another one"
+                )
             case wire.Expel(_, key):
                 events = self._registry.expel(key, now)
         try:
@@ -363,7 +370,7 @@ class Directory:
             self._publish(events)
             reason = error.strerror or error
             raise RequestRefused(
-                "full", f"it holds, but is forgotten at the next start: it cannot be saved ({reason})"
+                wire.RefusalCode.FULL, f"it holds, but is forgotten at the next start: it cannot be saved ({reason})"
             ) from error
         return events
 

@@ -57,7 +57,7 @@ class Feed:
             del self._watchers[routes[0]]
         if len(self._watchers) >= self._most:
             raise RequestRefused(
-                "full", f"this directory has {self._most} watchers, which is its limit", retry_after=10.0
+                wire.RefusalCode.FULL, f"this directory has {self._most} watchers, which is its limit", retry_after=10.0
             )
         self._watchers[route] = _Watcher(peer, request)
         self._send_state(route, self._watchers[route])

@@ -111,17 +111,19 @@ class Registry:
                 was expelled.
         """
         if key in self.roster.expelled:
-            raise RequestRefused("expelled", "it was expelled from the swarm")
+            raise RequestRefused(wire.RefusalCode.EXPELLED, "it was expelled from the swarm")
         if not self.roster.may_enrol(by, date):
-            raise RequestRefused("not-a-member", "this join token may enrol nobody (any more): ask for a new one")
+            raise RequestRefused(
+                wire.RefusalCode.NOT_A_MEMBER, "this join token may enrol nobody (any more): ask for a new one"
+            )
         if not _is_key(key) or key in self.roster.enrolments:
-            raise RequestRefused("malformed", "this is not a public key of a peer")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, "this is not a public key of a peer")
         if not (name + role).isprintable():
-            raise RequestRefused("malformed", "the name holds characters that cannot be printed")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, "the name holds characters that cannot be printed")
         enrolment = self.roster.enrolments[by]
         if (role == "directory") != (enrolment.role == "directory"):
             raise RequestRefused(
-                "not-yours",
+                wire.RefusalCode.NOT_YOURS,
                 "this join token is for another directory: get one for peers with 'swarm token create'"
                 if enrolment.role == "directory"
                 else "this join token is for peers: get one for a directory with 'swarm token create --directory'",
@@ -132,10 +134,14 @@ class Registry:
         token = short_id(by)
         if role == "directory":
             if len(self.roster.sites) >= MAX_SITES:
-                raise RequestRefused("full", f"the swarm has {MAX_SITES} directories, which is its limit")
+                raise RequestRefused(
+                    wire.RefusalCode.FULL, f"the swarm has {MAX_SITES} directories, which is its limit"
+                )
             return self.locate(wire.DirectoryInfo(key, name, addresses, date, token))
         if len(self.roster.members) >= self._max_members:
-            raise RequestRefused("full", f"the swarm has {self._max_members} members, which is its limit")
+            raise RequestRefused(
+                wire.RefusalCode.FULL, f"the swarm has {self._max_members} members, which is its limit"
+            )
         return self.merge(Roster({key: wire.Member(key, name, date, role, token)}))
 
     def locate(self, site: wire.DirectoryInfo) -> Events:
@@ -145,7 +151,9 @@ class Registry:
             RequestRefused: nobody could dial it there.
         """
         if not site.addresses or not all(map(is_dialable, site.addresses)) or not site.name.isprintable():
-            raise RequestRefused("malformed", "a directory needs a name and addresses that others could dial")
+            raise RequestRefused(
+                wire.RefusalCode.MALFORMED, "a directory needs a name and addresses that others could dial"
+            )
         return self.merge(Roster(sites={site.key: site}))
 
     def issue(self, enrolment: wire.TokenRecord) -> Events:
@@ -155,9 +163,11 @@ class Registry:
             RequestRefused: it is known already, no key, or one too many.
         """
         if not _is_key(enrolment.key) or enrolment.key in {*self.roster.enrolments, *self.roster.members}:
-            raise RequestRefused("malformed", "this is not the key of a new join token")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, "this is not the key of a new join token")
         if len(self.roster.enrolments) >= MAX_TOKENS:
-            raise RequestRefused("full", f"the swarm has had {MAX_TOKENS} join tokens, which is its limit")
+            raise RequestRefused(
+                wire.RefusalCode.FULL, f"the swarm has had {MAX_TOKENS} join tokens, which is its limit"
+            )
         return self.merge(Roster(enrolments={enrolment.key: enrolment}))
 
     def revoke(self, key: str, date: float) -> Events:
@@ -167,7 +177,7 @@ class Registry:
             RequestRefused: there is no such token.
         """
         if key not in self.roster.enrolments:
-            raise RequestRefused("unknown", "there is no such join token")
+            raise RequestRefused(wire.RefusalCode.UNKNOWN, "there is no such join token")
         revoked = msgspec.structs.replace(self.roster.enrolments[key], revoked=date)
         return self.merge(Roster(enrolments={key: revoked}))
 
@@ -181,7 +191,7 @@ class Registry:
         if key in self.roster.expelled:
             return ()
         if known is None:
-            raise RequestRefused("unknown", "there is no such peer")
+            raise RequestRefused(wire.RefusalCode.UNKNOWN, "there is no such peer")
         role = known.role if isinstance(known, wire.Member) else "directory"
         return self.merge(Roster(expelled={key: wire.Expulsion(key, date, known.name, role, known.token)}))
 
@@ -221,7 +231,7 @@ class Registry:
             if not server.start < server.end <= server.blocks:
                 span = f"{server.start}:{server.end}"
                 raise RequestRefused(
-                    "malformed", f"the blocks {span} are not within {server.model!r}, 0:{server.blocks}"
+                    wire.RefusalCode.MALFORMED, f"the blocks {span} are not within {server.model!r}, 0:{server.blocks}"
                 )
         self._holds.pop(peer, None)
         self._grant(peer, min(ttl, MAX_TTL), now)
@@ -234,16 +244,18 @@ class Registry:
             RequestRefused: it may not.
         """
         if not self.is_member(peer):
-            raise RequestRefused("not-a-member", "this peer has not enrolled")
+            raise RequestRefused(wire.RefusalCode.NOT_A_MEMBER, "this peer has not enrolled")
         if router.key != peer or peer in self.view.servers:
-            raise RequestRefused("not-yours", "a router may only speak for its own key, and is no server")
+            raise RequestRefused(
+                wire.RefusalCode.NOT_YOURS, "a router may only speak for its own key, and is no server"
+            )
         if peer not in self.view.routers and len(self.view.routers) >= MAX_ROUTERS:
-            raise RequestRefused("full", f"the swarm has {MAX_ROUTERS} routers, which is its limit")
+            raise RequestRefused(wire.RefusalCode.FULL, f"the swarm has {MAX_ROUTERS} routers, which is its limit")
         if not router.name.isprintable():
-            raise RequestRefused("malformed", "the name holds characters that cannot be printed")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, "the name holds characters that cannot be printed")
         for address in router.addresses:
             if is_relayed(address) or not is_dialable(address):
-                raise RequestRefused("malformed", f"{address!r} is no address that others could dial")
+                raise RequestRefused(wire.RefusalCode.MALFORMED, f"{address!r} is no address that others could dial")
         self._grant(peer, min(ttl, MAX_TTL), now)
         return () if router == self.view.routers.get(peer) else self._happen(wire.RouterUpdated(router))
 
@@ -290,30 +302,34 @@ class Registry:
 
     def _check(self, peer: str, server: wire.ServerInfo, known: wire.ServerInfo | None, now: float) -> None:
         if not self.is_member(peer):
-            raise RequestRefused("not-a-member", "this peer has not enrolled")
+            raise RequestRefused(wire.RefusalCode.NOT_A_MEMBER, "this peer has not enrolled")
         if server.key != peer:
-            raise RequestRefused("not-yours", "a server may only speak for its own key")
+            raise RequestRefused(wire.RefusalCode.NOT_YOURS, "a server may only speak for its own key")
         if peer in self.view.routers:
-            raise RequestRefused("not-yours", "this peer is a router: a server needs a key of its own")
+            raise RequestRefused(wire.RefusalCode.NOT_YOURS, "this peer is a router: a server needs a key of its own")
         if not math.isfinite(server.throughput):
-            raise RequestRefused("malformed", "the throughput must be a finite number")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, "the throughput must be a finite number")
         if known is not None and _same_but_for_load(known, server):
             return
         if known is None and len(self.view.servers) >= self._max_servers:
-            raise RequestRefused("full", f"the swarm has {self._max_servers} servers, which is its limit")
+            raise RequestRefused(
+                wire.RefusalCode.FULL, f"the swarm has {self._max_servers} servers, which is its limit"
+            )
         if server.blocks > MAX_BLOCKS:
-            raise RequestRefused("malformed", f"a model of {server.blocks} blocks is over the limit of {MAX_BLOCKS}")
+            raise RequestRefused(
+                wire.RefusalCode.MALFORMED, f"a model of {server.blocks} blocks is over the limit of {MAX_BLOCKS}"
+            )
         if not server.model or not (server.model + server.name).isprintable():
-            raise RequestRefused("malformed", "a server and its model need names that can be printed")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, "a server and its model need names that can be printed")
         if len(msgspec.msgpack.encode(server)) > MAX_SERVER:
-            raise RequestRefused("malformed", f"the announcement is over {MAX_SERVER} bytes")
+            raise RequestRefused(wire.RefusalCode.MALFORMED, f"the announcement is over {MAX_SERVER} bytes")
         for address in server.addresses:
             if not is_dialable(address):
-                raise RequestRefused("malformed", f"{address!r} is no address that others could dial")
+                raise RequestRefused(wire.RefusalCode.MALFORMED, f"{address!r} is no address that others could dial")
         for other in self._others(server, now):
             if reason := _conflict(other, server):
                 raise RequestRefused(
-                    "conflict",
+                    wire.RefusalCode.CONFLICT,
                     f"model {server.model!r} is already served with other weights ({reason}): "
                     "serve yours under another name with --model-name",
                 )
@@ -322,7 +338,7 @@ class Registry:
         """The other servers of the same model, announced or held."""
         self._holds = {key: hold for key, hold in self._holds.items() if now < hold.until}
         held = (hold.server for hold in self._holds.values())
-        return [o for o in (*self.view.servers.values(), *held) if o.model == server.model and o.key != server.key]
+        return [o for o in (*self.view.servers.values(), *held) if _is_of_the_same(o, server)]
 
     def _throughputs(self, server: wire.ServerInfo, now: float) -> list[float]:
         """Tokens per second of each block without `server`. One that has not measured yet counts as average."""
@@ -367,13 +383,16 @@ def _same_but_for_load(known: wire.ServerInfo, server: wire.ServerInfo) -> bool:
         state=known.state,
         throughput=known.throughput,
         kv_tokens=known.kv_tokens,
-        kv_free=known.kv_free,
-        sessions=known.sessions,
+        load=known.load,
         memory=known.memory,
-        memory_used=known.memory_used,
         movable=known.movable,
         revision=known.revision,
     )
+
+
+def _is_of_the_same(one: wire.ServerInfo, other: wire.ServerInfo) -> bool:
+    """Whether two servers share the blocks of one model."""
+    return (one.model, one.protocol) == (other.model, other.protocol) and one.key != other.key
 
 
 def _conflict(one: wire.ServerInfo, other: wire.ServerInfo) -> str:

@@ -33,7 +33,7 @@ class NoRoute(Exception):
     """No usable servers cover the model. The text is for people.
 
     Attributes:
-        code: `unserved`, `conflict` (only by servers whose files differ), `not-ready`, `too-long` (for any server that
+        code: `unserved`, `conflict` (only by servers whose files differ), `not_ready`, `too_long` (for any server that
             has the blocks), `full` or `failed` (those that are left failed a moment ago).
         missing: the spans, as (start, end), that the reason is about.
         retry_after: seconds after which to try again; None: waiting alone does not help.
@@ -61,7 +61,6 @@ class RouteQuery:
         bans: public key of a server and the time until which it is not to be used; see `Bans.active`.
         avoid: servers not to be used for this session.
         now: the clock of `bans`.
-        fingerprint: digests of files of the model that the client holds; servers that disagree are left out.
         ends: the only servers that may hold the first and the last block, where tokens are seen; None: any.
         seed: which of several equal routes is taken, so that sessions spread; None: always the same.
         relayed: servers that are known to be reached through a router; those that can be dialled no other way count as
@@ -74,7 +73,6 @@ class RouteQuery:
     bans: Mapping[str, float] = field(default_factory=dict)
     avoid: frozenset[str] = frozenset()
     now: float = 0.0
-    fingerprint: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     ends: frozenset[str] | None = None
     relayed: frozenset[str] = frozenset()
@@ -153,7 +151,7 @@ def _cheapest(
 
 
 def _load(server: wire.ServerInfo) -> float:
-    return 1 + LOAD_PER_SESSION * server.sessions
+    return 1 + LOAD_PER_SESSION * server.load.sessions
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -171,7 +169,10 @@ def _usable(
     known = [
         s
         for s in servers
-        if s.model == query.model and s.blocks == blocks and s.end <= blocks and s.start < span[1] and span[0] < s.end
+        if (s.model, s.blocks, s.protocol) == (query.model, blocks, "ring")
+        and s.end <= blocks
+        and s.start < span[1]
+        and span[0] < s.end
     ]
     if query.ends is not None and not (gaps := _uncovered(known, span)):
         known = [s if s.key in query.ends else _inner(s) for s in known]
@@ -185,22 +186,17 @@ def _usable(
     if gaps:
         raise NoRoute("unserved", f"no server has {_blocks(gaps)} of {query.model!r}: start one that does", gaps)
 
-    agreeing = [s for s in known if all(s.fingerprint.get(k, v) == v for k, v in query.fingerprint.items())]
-    if gaps := _uncovered(agreeing, span):
-        text = f"the files of the servers of {_blocks(gaps)} of {query.model!r} differ from the ones here"
-        raise NoRoute("conflict", text, gaps)
-
-    ready = [s for s in agreeing if s.state == "ready"]
+    ready = [s for s in known if s.state == "ready"]
     if gaps := _uncovered(ready, span):
         text = f"the servers of {_blocks(gaps)} of {query.model!r} are loading or leaving: try again in a moment"
-        raise NoRoute("not-ready", text, gaps, LOADING_RETRY)
+        raise NoRoute("not_ready", text, gaps, LOADING_RETRY)
 
     large = [s for s in ready if s.kv_tokens >= query.max_length]
     if gaps := _uncovered(large, span):
         text = f"{query.max_length} tokens are more than the servers of {_blocks(gaps)} of {query.model!r} can hold"
-        raise NoRoute("too-long", f"{text}: ask for fewer, or start one with more --kv-tokens", gaps)
+        raise NoRoute("too_long", f"{text}: ask for fewer, or start one with more --kv-tokens", gaps)
 
-    roomy = [s for s in large if s.kv_free >= query.max_length]
+    roomy = [s for s in large if s.load.kv_free >= query.max_length]
     if gaps := _uncovered(roomy, span):
         text = f"the servers of {_blocks(gaps)} of {query.model!r} have no room for {query.max_length} tokens now"
         raise NoRoute("full", f"{text}: try again in a moment", gaps, BUSY_RETRY)

@@ -145,11 +145,13 @@ class RelayServer:
             case wire.Register():
                 with self._lock:
                     if not self._relay.register(peer, route, self._clock()):
-                        answer = wire.Refused("full", "this router has no room for another peer", request=request)
+                        answer = wire.Refused(
+                            wire.RefusalCode.FULL, "this router has no room for another peer", request=request
+                        )
             case wire.Ping():
                 answer = wire.Pong(request)
             case _:
-                answer = wire.Refused("malformed", "a router has no answer to this", request=request)
+                answer = wire.Refused(wire.RefusalCode.MALFORMED, "a router has no answer to this", request=request)
         self._listener.send(route, answer)
 
     def _tell(self, call: PendingCall) -> None:

@@ -37,7 +37,7 @@ def relay(join: str, bind: str, advertise: Sequence[str], name: str, stop: StopS
             bind,
             identity,
             lambda key: directory.admits(key) and floods.admits(key),
-            heard=lambda key: directory.admits(key) and floods.heard(key),
+            heard=lambda key: directory.admits(key) and floods.admit_message(key),
             advertise=advertise,
             limits=limits,
         )

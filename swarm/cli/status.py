@@ -34,14 +34,16 @@ def as_json(models: Sequence[ServedModel], view: View) -> dict[str, Any]:
                 "complete": model.complete,
                 "missing": [list(span) for span in model.missing],
                 "replicas": coverage(model.servers, model.blocks),
-                "servers": [
-                    {key: value for key, value in msgspec.structs.asdict(server).items() if key != "fingerprint"}
-                    for server in model.servers
-                ],
+                "servers": [_server(server) for server in model.servers],
             }
             for model in models
         ],
     }
+
+
+def _server(server: wire.ServerInfo) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(server) | msgspec.structs.asdict(server.load)
+    return {name: value for name, value in fields.items() if name not in ("fingerprint", "load")}
 
 
 def _place(each: wire.DirectoryInfo | wire.RouterInfo) -> dict[str, Any]:
@@ -95,9 +97,9 @@ def _table(model: ServedModel) -> Table:
             _bar(server, model.blocks),
             Text(server.state, style=COLOURS[server.state]),
             _engine(server),
-            str(server.sessions),
-            f"{server.kv_free / 1000:.0f}k" if server.kv_tokens else "",
-            size(server.memory_used) if server.memory_used else "",
+            str(server.load.sessions),
+            f"{server.load.kv_free / 1000:.0f}k" if server.kv_tokens else "",
+            size(server.load.memory_used) if server.load.memory_used else "",
         )
     return table
 

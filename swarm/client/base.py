@@ -14,7 +14,6 @@ from backends.stage import Array
 from routing import wire
 from routing.client import DirectoryClient
 from routing.errors import DirectoryError
-from routing.petals_messages import CALLED
 from routing.planning.routes import missing
 from routing.security import JoinToken, SecurityError
 from routing.view import View
@@ -124,7 +123,7 @@ class BaseClient:
         """What the swarm serves, by name. Upstream Petals' servers are left out: they take part in no session."""
         by_name: dict[str, list[wire.ServerInfo]] = {}
         for server in self._directory.view.servers.values():
-            if not server.model.startswith(CALLED):
+            if server.protocol == "ring":
                 by_name.setdefault(server.model, []).append(server)
         return [
             ServedModel(

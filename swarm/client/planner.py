@@ -110,7 +110,9 @@ class Planner:
 def _with_own_room(server: wire.ServerInfo, request: RouteRequest) -> wire.ServerInfo:
     if server.key not in request.reserved:
         return server
-    return msgspec.structs.replace(server, kv_free=server.kv_free + request.max_length)
+    return msgspec.structs.replace(
+        server, load=msgspec.structs.replace(server.load, kv_free=server.load.kv_free + request.max_length)
+    )
 
 
 def error_of(refusal: NoRoute) -> SwarmError:
@@ -118,6 +120,6 @@ def error_of(refusal: NoRoute) -> SwarmError:
     match refusal.code:
         case "full":
             return Overloaded(str(refusal), refusal.retry_after or 1.0)
-        case "too-long":
+        case "too_long":
             return BadRequest(str(refusal))
     return Unavailable(str(refusal), refusal.missing)

@@ -66,7 +66,7 @@ class ServerRecords(dict[str, ServerRecord]):
     @property
     def any_full(self) -> bool:
         """Whether a server was refused for want of room."""
-        return any(server.refusal == "busy" for server in self.values())
+        return any(server.refusal == wire.RefusalCode.BUSY for server in self.values())
 
     def cached_hops(self) -> list[wire.Hop]:
         """Hops with parts of the session that are still good, in the order of their blocks."""

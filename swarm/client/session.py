@@ -429,23 +429,23 @@ class RemoteSession:
         self._noted.clear()
 
     def _on_refused(self, peer: str, message: wire.Refused, now: float) -> list[Action]:
-        if message.code == "too_long":
+        if message.code == wire.RefusalCode.TOO_LONG:
             return self._give_up(BadRequest(printable(message.reason)))
-        self._servers.fail([peer], "busy" if message.code == "too_many" else message.code)
+        self._servers.fail([peer], wire.RefusalCode.BUSY if message.code == wire.RefusalCode.TOO_MANY else message.code)
         return self._retry(printable(message.reason), now)
 
     def _on_failed(self, peer: str, message: wire.Failed, now: float) -> list[Action]:
         reason = printable(message.reason)
         match message.code:
-            case "bad_input":
+            case wire.FailureCode.BAD_INPUT:
                 return self._give_up(BadRequest(reason))
-            case "evicted" | "gap":
+            case wire.FailureCode.EVICTED | wire.FailureCode.GAP:
                 return self._retry(reason, now, same_route=True)
-            case "lost_hop" if message.peer in self._peers:
+            case wire.FailureCode.LOST_HOP if message.peer in self._peers:
                 return self._recover({message.peer}, reason, now)
-            case "leaving":
+            case wire.FailureCode.LEAVING:
                 return self._recover({peer}, reason, now, ban=False)
-            case "compute" if self._num_failures:
+            case wire.FailureCode.COMPUTE if self._num_failures:
                 return self._give_up(SessionFailed(f"a server could not compute the session: {reason}"))
         return self._recover({peer}, reason, now)
 

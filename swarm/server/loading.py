@@ -78,9 +78,8 @@ def described(server: wire.ServerInfo, stage: Stage, kv_tokens: int | None) -> w
         dtype=stage.dtype,
         throughput=_measure(stage),
         kv_tokens=room,
-        kv_free=room,
+        load=wire.ServerLoad(kv_free=room, memory_used=memory.weights),
         quantize=stage.precision or server.quantize,
-        memory_used=memory.weights,
         memory=memory.weights + memory.free,
     )
 

@@ -29,14 +29,16 @@ class ModelFiles:
         """Nothing but the files that are listed can be read."""
         if message.model != self._model:
             text = f"{message.model!r} is not served here"
-            return wire.Refused("unknown_model", text, request=message.request), None
+            return wire.Refused(wire.RefusalCode.UNKNOWN_MODEL, text, request=message.request), None
         paths = {name: self._folder / name for name in TOKENIZER_FILES}
         if isinstance(message, wire.ListFiles):
             sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
             return wire.Files(message.request, sizes), None
         path = paths.get(message.name)
         if path is None or not path.is_file() or not path.stat().st_size:
-            return wire.Refused("unknown_file", f"{message.name!r} cannot be read here", request=message.request), None
+            return wire.Refused(
+                wire.RefusalCode.UNKNOWN_FILE, f"{message.name!r} cannot be read here", request=message.request
+            ), None
         part = self._mapped(message.name)[message.offset : message.offset + PART]
         return wire.FilePart(message.request, message.offset), part
 

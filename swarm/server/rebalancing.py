@@ -1,4 +1,4 @@
-"""When a server that chose its span itself moves to another: pure, with injected time."""
+"""Rebalancing: when a server that chose its span itself moves to another. Pure, with injected time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ SETTLE = 10.0  # s from the announcement that it would leave until it does: long
 
 
 class RebalanceStep(Enum):
+    """Step of a server that may move."""
+
     STAY = "stay"  # as it is
     DRAIN = "drain"  # take no new sessions: a move is likely
     RETURN = "return"  # take them again: it is not needed elsewhere any longer
 
 
-class Moves:
-    """
+class Rebalancer:
+    """Rebalancer: decides whether its server stays, drains or moves, in two looks some seconds apart.
+
     Args:
         key: the server's public key.
         capacity: blocks that it can hold.

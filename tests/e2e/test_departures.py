@@ -82,7 +82,7 @@ def test_a_client_that_is_killed_frees_its_room(
             process.kill()
         # The room is to be had at once; what is cached may wait a little for the client to come back.
         for server in (head, tail):
-            server.wait(lambda server=server: server.report[0] == KV_TOKENS)  # type: ignore[misc]
+            server.wait(lambda server=server: server.status.available_tokens == KV_TOKENS)  # type: ignore[misc]
         with SwarmClient(str(started.token)) as client, client.session("toy", KV_TOKENS) as session:
             assert session.step([1, 2]).shape == (2, 61)
         wait_empty(head, tail)

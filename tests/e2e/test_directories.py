@@ -94,9 +94,14 @@ def test_what_belongs_to_an_expelled_client_or_gateway_ends_and_its_room_is_free
             watch = watcher._directory.wait_for
             with client.session("llama", 300) as session:
                 session.step(IDS)
-                watch(lambda view: all(server.sessions == 1 for server in view.servers.values()), 60)
+                watch(lambda view: all(server.load.sessions == 1 for server in view.servers.values()), 60)
                 told(swarm, "expel", "client-1")
-                watch(lambda view: all(s.sessions == 0 and s.kv_free == s.kv_tokens for s in view.servers.values()), 60)
+                watch(
+                    lambda view: all(
+                        s.load.sessions == 0 and s.load.kv_free == s.kv_tokens for s in view.servers.values()
+                    ),
+                    60,
+                )
                 with pytest.raises(Expelled, match="ask who runs it for a new join token"):
                     session.step(IDS)
             told(swarm, "expel", "gateway-1")

@@ -23,7 +23,7 @@ IDS = list(range(5, 25))
 def server(model: Path, join: str, name: str) -> Iterator[StopSignal]:
     """A server without `--blocks` in a thread; gives what ends it."""
     stop = StopSignal()
-    settings = serving.Settings(str(model), join, device="cpu", name=name, threads=1, drain=0)
+    settings = serving.ServerSettings(str(model), join, device="cpu", name=name, threads=1, drain=0)
     thread = threading.Thread(target=serving.serve, args=(settings, stop), name=name)
     thread.start()
     try:

@@ -93,7 +93,8 @@ def test_many_clients_each_get_their_whole_answer_or_a_429(
                 else:
                     assert int(retry_after) >= 1
             watcher._directory.wait_for(
-                lambda view: all(s.sessions == 0 and s.kv_free == kv_tokens for s in view.servers.values()), 30
+                lambda view: all(s.load.sessions == 0 and s.load.kv_free == kv_tokens for s in view.servers.values()),
+                30,
             )
         finally:
             program.stop()

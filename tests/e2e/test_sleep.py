@@ -30,9 +30,9 @@ def test_after_a_sleep_the_servers_are_there_again_and_the_answer_goes_on(smollm
         undisturbed = swarm.start(*ask)
         assert undisturbed.wait_exit() == 0, undisturbed.lines
         with SwarmClient(swarm.token) as awake:
-            awake._directory.wait_for(lambda view: not any(each.sessions for each in view.servers.values()), LIMIT)
+            awake._directory.wait_for(lambda view: not any(each.load.sessions for each in view.servers.values()), LIMIT)
             sleeper = swarm.start(*ask)
-            awake._directory.wait_for(lambda view: any(each.sessions for each in view.servers.values()), LIMIT)
+            awake._directory.wait_for(lambda view: any(each.load.sessions for each in view.servers.values()), LIMIT)
             everybody = [each.process.pid or 0 for each in (swarm.directory, *servers, sleeper)]
             for pid in everybody:
                 os.kill(pid, signal.SIGSTOP)

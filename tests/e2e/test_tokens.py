@@ -170,7 +170,8 @@ def test_async_client_streams_and_stops_without_a_trace(tmp_path: Path, home: Pa
                     break
             await stream.aclose()  # type: ignore[attr-defined]
             client._directory.wait_for(
-                lambda view: all(s.sessions == 0 and s.kv_free == s.kv_tokens for s in view.servers.values()), 60
+                lambda view: all(s.load.sessions == 0 and s.load.kv_free == s.kv_tokens for s in view.servers.values()),
+                60,
             )
             return whole, begun
 

@@ -196,7 +196,8 @@ class DirectoryTalk:
             state=choose(("joining", "ready", "draining")),
             throughput=choose((1.0, 1e300, 0.0)),
             kv_tokens=1000,
-            kv_free=choose((0, 1000, 1 << 61)),
+            load=wire.ServerLoad(kv_free=choose((0, 1000, 1 << 61))),
+            protocol=choose(("ring", "petals")),
             fingerprint={"config": choose(("a", "b"))},
             instance=choose(("", "x")),
         )

@@ -45,6 +45,8 @@ def strategy_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.none()
         case inspect.LiteralType(values=values):
             return st.sampled_from(values)
+        case inspect.EnumType(cls=members):
+            return st.sampled_from(members)
         case inspect.VarTupleType(item_type=item, min_length=shortest):
             return st.lists(strategy_of(item), min_size=shortest or 0, max_size=3).map(tuple)
         case inspect.TupleType(item_types=items):
@@ -92,8 +94,10 @@ def server(key: str = KEYS[0], start: int = 0, end: int = 12, **fields: Any) -> 
         "throughput": 100.0,
         "kv_tokens": 1000,
         "kv_free": 1000,
+        **fields,
     }
-    return wire.ServerInfo(**{**given, **fields})
+    load = {name: given.pop(name) for name in wire.ServerLoad.__struct_fields__ if name in given}
+    return wire.ServerInfo(**given, load=wire.ServerLoad(**load))
 
 
 def unnumbered(view: View) -> dict[str, wire.ServerInfo]:

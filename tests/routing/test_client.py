@@ -140,7 +140,7 @@ def test_what_a_server_announces_is_seen_by_all_and_ends_with_it(directory: Dire
     two.announce(own(two, 6, 12))
     watcher.wait_for(lambda view: len(view.servers) == 2, PATIENCE)
     one.update(own(one, 0, 6, kv_free=7))
-    view = watcher.wait_for(lambda view: any(s.kv_free == 7 for s in view.servers.values()), PATIENCE)
+    view = watcher.wait_for(lambda view: any(s.load.kv_free == 7 for s in view.servers.values()), PATIENCE)
     assert unnumbered(view) == {s.key: s for s in (own(one, 0, 6, kv_free=7), own(two, 6, 12))}
     assert view.serving("toy") and not view.serving("other")
     one.withdraw()
@@ -185,7 +185,7 @@ def test_load_is_reported_at_a_measured_pace_and_everything_else_at_once(directo
         one.update(own(one, state="draining", kv_free=600))
         one.place(own(one), 3)  # answered after the updates were taken in; the clock stands still
         clock.now += 1
-        assert ear.next(wire.Change).event.server.kv_free == 600
+        assert ear.next(wire.Change).event.server.load.kv_free == 600
 
 
 def test_a_lease_is_renewed_while_its_server_is_busy(tmp_path: Path) -> None:

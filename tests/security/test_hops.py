@@ -61,7 +61,7 @@ def test_a_tail_that_answers_nonsense_is_replaced(lie: Lie, tmp_path: Path, swar
     with swarm_with_a_liar(tmp_path, lie) as (client, liars), client.session(MODEL, 64) as session:
         assert list(session.stream(PROMPT, 20)) == greedy(PROMPT, 20)
         assert liars and session.route[0].peer != liars[0]
-        assert any("it answers nonsense" in notice for notice in session.notices)
+        assert any("it breaks the protocol" in notice for notice in session.notices)
 
 
 def test_a_session_that_breaks_the_client_ends_alone(

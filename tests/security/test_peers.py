@@ -217,7 +217,7 @@ def test_a_server_cannot_be_announced_under_another_key(started: Directory) -> N
         assert isinstance(victim.ask(at, wire.Announce(1, honest, 60)), wire.Done)
         for message in (wire.Announce(1, forged, 60), wire.Place(1, forged, 3, 60)):
             refused = mallory.ask(at, message)
-            assert isinstance(refused, wire.Refused) and refused.code == "not-yours"
+            assert isinstance(refused, wire.Refused) and refused.code == "not_yours"
         mallory.ask(at, wire.Withdraw(1))  # of its own, which it has not
         watched = mallory.ask(at, wire.Watch(1))
         seen = {each.key: each for each in getattr(watched, "servers", ())}

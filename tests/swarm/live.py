@@ -18,19 +18,21 @@ from routing.links import Context, Dialer, Listener
 from routing.security import Identity, JoinToken, ZapAuthenticator
 from swarm.server.polling import AdaptivePoller
 from swarm.server.server import Server
+from swarm.server.sessions import ServerStatus
 from tests.routing.material import running
 from tests.swarm.toy import BLOCKS, WIDTH, ToyStage
 
 MODEL = "toy"
 KV_TOKENS = 4096
+STATUS_EVERY = 0.3  # s
 
 
 @dataclass
 class Live:
     """
     Attributes:
-        changed: notified about once a second, when the server says what it has free, and when a KV cache is freed.
-        report: what it last said: KV tokens to be had, and sessions.
+        changed: notified a few times a second, when the server says how it is, and when a KV cache is freed.
+        status: what it last said.
     """
 
     identity: Identity
@@ -38,11 +40,11 @@ class Live:
     stage: ToyStage
     described: wire.ServerInfo
     changed: threading.Condition
-    report: tuple[int, int]
+    status: ServerStatus
 
     @property
     def sessions(self) -> int:
-        return len(self.server._seats)
+        return self.server.status().sessions
 
     def wait(self, happened: Callable[[], bool], limit: float = 60.0) -> None:
         with self.changed:
@@ -81,10 +83,12 @@ def serving(
             with changed:
                 changed.notify_all()
 
-        def report(kv_free: int, sessions: int) -> None:
-            with changed:
-                live.report = kv_free, sessions
-                changed.notify_all()
+        def run() -> None:
+            while not stop.is_set():
+                server.run(AdaptivePoller(poller), stop.is_set, STATUS_EVERY)
+                with changed:
+                    live.status = server.status()
+                    changed.notify_all()
 
         stage.free = free_and_tell  # type: ignore[method-assign]
         described = wire.ServerInfo(
@@ -103,7 +107,7 @@ def serving(
             state="ready",
             throughput=100.0,
             kv_tokens=kv_tokens,
-            kv_free=kv_tokens,
+            load=wire.ServerLoad(kv_free=kv_tokens),
         )
         server = Server(
             stage,
@@ -113,10 +117,9 @@ def serving(
             model=MODEL,
             folder=Path(),
             kv_tokens=kv_tokens,
-            report=report,
         )
-        live = Live(identity, server, stage, described, changed, (kv_tokens, 0))
-        thread = threading.Thread(target=server.run, args=(AdaptivePoller(poller), stop), name=described.name)
+        live = Live(identity, server, stage, described, changed, server.status())
+        thread = threading.Thread(target=run, name=described.name)
         thread.start()
         client.announce(described)
         try:

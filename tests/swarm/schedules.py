@@ -76,7 +76,7 @@ class Schedule:
         for _ in range(200):
             self.simulation.turn()
         for node in self.simulation.network.nodes.values():
-            assert not node.stage.cache and not node.server.sessions, "a closed session left something behind"
+            assert not node.stage.cache and not node.server.status().sessions, "a closed session left something behind"
 
     def some_ids(self, most: int) -> list[int]:
         return [self.random.randrange(VOCAB) for _ in range(self.random.randrange(1, most))]

@@ -140,7 +140,6 @@ class SimulatedServer:
             model="toy",
             folder=Path(),
             kv_tokens=kv_tokens,
-            report=lambda free, sessions: None,
             outputs=outputs,
             clock=lambda: network.now,
         )
@@ -168,8 +167,7 @@ class SimulatedServer:
             state="draining" if self.leaving else "ready",
             throughput=self.network.random.uniform(1, 1000),
             kv_tokens=self.kv_tokens,
-            kv_free=max(self.server.free_tokens, 0),
-            sessions=self.server.sessions,
+            load=wire.ServerLoad(max(self.server.status().available_tokens, 0), self.server.status().sessions),
             instance=self.instance,
         )
 
@@ -258,7 +256,7 @@ class Client:
             for server in servers
             if server.state == "ready"
             and server.key not in request.avoid | banned.keys()
-            and (server.key in request.reserved or server.kv_free >= request.max_length)
+            and (server.key in request.reserved or server.load.kv_free >= request.max_length)
         ]
         held = {block for server in usable for block in range(server.start, server.end)}
         if held == set(range(BLOCKS)):
@@ -307,7 +305,7 @@ class Simulation:
     def leave(self, name: str, patience: float = 30.0) -> None:
         """The server is asked to stop."""
         node = self.network.nodes[key(name)]
-        node.server.leave()
+        node.server.begin_drain()
         node.leaving, node.ends = True, self.network.now + patience
 
     def cut(self, one: str, other: str) -> None:
@@ -327,7 +325,7 @@ class Simulation:
         for actor in actors:
             actor.turn()
         for name, node in list(self.network.nodes.items()):
-            if node.leaving and not node.hung and (not node.server.sessions or self.network.now >= node.ends):
+            if node.leaving and not node.hung and (not node.server.status().sessions or self.network.now >= node.ends):
                 node.server.dismiss()
                 self.network.random.shuffle(self.clients)
                 for client in self.clients:

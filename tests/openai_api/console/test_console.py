@@ -47,7 +47,7 @@ def test_every_change_is_told_once_and_figures_are_not() -> None:
     assert kinds(models(HEAD, joining), models(HEAD, TAIL)) == ["ready", "complete"]
     assert kinds(models(HEAD, TAIL), models(HEAD)) == ["left", "gap"]
     assert kinds(models(HEAD, TAIL), []) == ["left", "left", "gap"]
-    busy = msgspec.structs.replace(TAIL, sessions=3, kv_free=1, throughput=9.0)
+    busy = msgspec.structs.replace(TAIL, load=wire.ServerLoad(1, 3), throughput=9.0)
     assert kinds(models(HEAD, TAIL), models(HEAD, busy)) == []
     assert kinds(models(HEAD, TAIL), models(HEAD, one("b", 10, 30))) == ["moved"]
     assert kinds(models(HEAD, TAIL), models(HEAD, one("b", 15, 30, instance="2"))) == ["restarted"]

@@ -19,6 +19,7 @@ from openai_api.generation.token_texts import TokenTexts
 from openai_api.protocol.chat import ChatFormat
 from openai_api.protocol.chunks import ChoiceFormat, usage
 from openai_api.protocol.completions import CompletionFormat
+from routing import wire
 from swarm import ServedModel
 from tests.openai_api.engine import server
 
@@ -125,5 +126,5 @@ def test_the_fingerprint_changes_with_what_computes_the_model() -> None:
         return fingerprint(ServedModel("m", 30, 0, (server("m", end=10, **fields), server("m", start=10)), ()))
 
     assert of().startswith("transformers-0.1.0+")
-    assert of() == of(throughput=5.0, sessions=3)
+    assert of() == of(throughput=5.0, load=wire.ServerLoad(sessions=3))
     assert len({of(), of(quantize="nf4")}) == 2

@@ -57,7 +57,7 @@ def test_the_join_token_enrols_one_peer_and_does_nothing_else(directory: Directo
             wire.Withdraw(0),
             wire.Ping(0),
         ):
-            assert reason_of(newcomer.ask(directory.token.directory, message)).startswith("not-a-member")
+            assert reason_of(newcomer.ask(directory.token.directory, message)).startswith("not_a_member")
         assert isinstance(newcomer.ask(directory.token.directory, wire.Enrol(0, key, "one")), wire.Done)
         assert isinstance(newcomer.ask(directory.token.directory, wire.Enrol(0, key, "one")), wire.Done)
         assert "one peer enrols" in reason_of(newcomer.ask(directory.token.directory, wire.Enrol(0, other, "two")))

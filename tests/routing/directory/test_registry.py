@@ -105,7 +105,7 @@ class Registering(RuleBasedStateMachine):
         try:
             start, end = self.registry.place(peer, said, capacity, ttl, self.now)
         except RequestRefused as refusal:
-            assert refusal.code in ("not-a-member", "conflict", "full")
+            assert refusal.code in ("not_a_member", "conflict", "full")
         else:
             assert 0 <= start < end <= said.blocks and end - start == min(capacity, said.blocks)
 
@@ -167,7 +167,7 @@ def registry_of(*members: str) -> Registry:
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [
-        ({"key": B}, "not-yours", "its own key"),
+        ({"key": B}, "not_yours", "its own key"),
         ({"start": 5, "end": 5}, "malformed", "5:5 are not within 'toy', 0:12"),
         ({"end": 13}, "malformed", "0:13 are not within"),
         ({"hidden_size": 65}, "conflict", "hidden size 64 there, 65 here"),

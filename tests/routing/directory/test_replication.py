@@ -334,12 +334,12 @@ def test_nobody_but_the_administrator_decides(swarm: Swarm, message: wire.Messag
     first = swarm.start("a")
     with Peer.member_of(first) as member, Peer(Identity.from_secret(first.token.secret)) as newcomer:
         answer = member.ask(first.token.directory, message)
-        assert isinstance(answer, wire.Refused) and answer.code == "not-yours"
+        assert isinstance(answer, wire.Refused) and answer.code == "not_yours"
         answer = member.ask(first.token.directory, wire.Consult(0))
-        assert isinstance(answer, wire.Refused) and answer.code == "not-yours"
+        assert isinstance(answer, wire.Refused) and answer.code == "not_yours"
         newcomer.dial(first.token)
         answer = newcomer.ask(first.token.directory, message)
-        assert isinstance(answer, wire.Refused) and answer.code == "not-a-member"
+        assert isinstance(answer, wire.Refused) and answer.code == "not_a_member"
 
 
 def test_an_admin_key_is_of_one_directory(swarm: Swarm) -> None:

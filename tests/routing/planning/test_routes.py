@@ -118,7 +118,7 @@ def swarms(draw: st.DrawFn) -> list[wire.ServerInfo]:
             sessions=draw(st.integers(0, 3)),
             kv_tokens=draw(st.sampled_from([50, 100])),
             kv_free=draw(st.sampled_from([50, 50, 10])),
-            fingerprint={"weights": draw(st.sampled_from("aaab"))},
+            protocol=draw(st.sampled_from(["ring", "ring", "ring", "petals"])),
         )
         for key in KEYS[: draw(st.integers(0, 5))]
     ]
@@ -131,7 +131,6 @@ queries = st.builds(
     bans=st.dictionaries(st.sampled_from(KEYS), st.sampled_from([5.0, 15.0]), max_size=2),
     avoid=st.frozensets(st.sampled_from(KEYS), max_size=1),
     now=st.just(10.0),
-    fingerprint=st.sampled_from([{}, {"weights": "a"}, {"elsewhere": "x"}]),
     seed=st.none() | st.integers(0, 99),
 )
 
@@ -146,11 +145,11 @@ def test_a_plan_covers_every_block_once_or_says_which_it_cannot(
         for s in servers
         if s.model == "toy"
         and s.state == "ready"
-        and s.kv_free >= query.max_length
+        and s.load.kv_free >= query.max_length
         and s.kv_tokens >= query.max_length
         and query.bans.get(s.key, 0.0) <= query.now
         and s.key not in query.avoid
-        and query.fingerprint.get("weights", s.fingerprint["weights"]) == s.fingerprint["weights"]
+        and s.protocol == "ring"
     }
     covered = {block for s in usable.values() for block in range(s.start, s.end)}
     try:
@@ -160,7 +159,7 @@ def test_a_plan_covers_every_block_once_or_says_which_it_cannot(
         lacking = {block for start, end in error.missing for block in range(start, end)}
         assert lacking and lacking <= set(range(BLOCKS)) - covered
         assert "\n" not in str(error)
-        assert (error.retry_after is not None) == (error.code in ("not-ready", "full", "failed"))
+        assert (error.retry_after is not None) == (error.code in ("not_ready", "full", "failed"))
     else:
         assert [hop.start for hop in route] == [0, *(hop.end for hop in route[:-1])] and route[-1].end == BLOCKS
         assert len({hop.peer for hop in route}) == len(route)
@@ -202,9 +201,9 @@ def test_sessions_spread_over_equal_servers() -> None:
         ([], {}, "unserved", ((0, 12),), "no server of the swarm has 'toy'"),
         ([server(A, 2, 5)], {}, "unserved", ((0, 2), (5, 12)), "no server has blocks 0:2 and 5:12"),
         ([server(blocks=24)], {}, "unserved", ((0, 12),), "no server of the swarm"),
-        ([server(A, state="joining")], {}, "not-ready", ((0, 12),), "loading or leaving"),
-        ([server(A, fingerprint={"x": "1"})], {"fingerprint": {"x": "2"}}, "conflict", ((0, 12),), "differ"),
-        ([server(A, 0, 6), server(B, 6, 12, kv_tokens=9)], {"max_length": 10}, "too-long", ((6, 12),), "--kv-tokens"),
+        ([server(A, state="joining")], {}, "not_ready", ((0, 12),), "loading or leaving"),
+        ([server(A, protocol="petals")], {}, "unserved", ((0, 12),), "no server of the swarm"),
+        ([server(A, 0, 6), server(B, 6, 12, kv_tokens=9)], {"max_length": 10}, "too_long", ((6, 12),), "--kv-tokens"),
         ([server(A, kv_free=9)], {"max_length": 10}, "full", ((0, 12),), "no room for 10 tokens now"),
         ([server(A)], {"bans": {A: 30.0}, "now": 10.0}, "failed", ((0, 12),), "again in 20 s"),
         ([server(A)], {"avoid": frozenset({A})}, "failed", ((0, 12),), "failed a moment ago"),

@@ -67,7 +67,7 @@ def test_a_server_that_failed_is_better_than_none() -> None:
 
 
 def test_what_a_session_has_reserved_is_no_obstacle_to_it() -> None:
-    full = [msgspec.structs.replace(known, kv_free=0) for known in swarm()]
+    full = [msgspec.structs.replace(known, load=wire.ServerLoad()) for known in swarm()]
     with pytest.raises(Overloaded):
         Planner().route(request(), full, now=0.0)
     assert peers(Planner().route(request(reserved=frozenset({HEAD, TAIL})), full, now=0.0)) == [HEAD, TAIL]

@@ -6,7 +6,7 @@ import msgspec
 
 from backends import Span
 from routing import wire
-from swarm.server.rebalancing import EVERY, SETTLE, Moves, RebalanceStep
+from swarm.server.rebalancing import EVERY, SETTLE, Rebalancer, RebalanceStep
 from tests.routing.material import KEYS, server
 
 BLOCKS = 12
@@ -19,13 +19,15 @@ def crowd(own: wire.ServerInfo) -> list[wire.ServerInfo]:
 
 def test_it_moves_to_a_gap_after_a_second_look() -> None:
     own = server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True)
-    moves = Moves(own.key, 6, now=0.0)
+    moves = Rebalancer(own.key, 6, now=0.0)
     mover = [
-        other for other in crowd(own) if look(Moves(other.key, 6, 0.0), crowd(own), 2 * EVERY) is RebalanceStep.DRAIN
+        other
+        for other in crowd(own)
+        if look(Rebalancer(other.key, 6, 0.0), crowd(own), 2 * EVERY) is RebalanceStep.DRAIN
     ]
     assert len(mover) == 1, "more than one of them would move, or none"
     own = mover[0]
-    moves = Moves(own.key, 6, now=0.0)
+    moves = Rebalancer(own.key, 6, now=0.0)
     others = [other for other in crowd(server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True)) if other.key != own.key]
     assert look(moves, [own, *others], 0.1) is RebalanceStep.STAY
     assert look(moves, [own, *others], 2 * EVERY) is RebalanceStep.DRAIN
@@ -36,9 +38,9 @@ def test_it_moves_to_a_gap_after_a_second_look() -> None:
 
 def test_it_stays_if_somebody_else_has_filled_the_gap_meanwhile() -> None:
     everybody = crowd(server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True))
-    own = next(o for o in everybody if look(Moves(o.key, 6, 0.0), everybody, 2 * EVERY) is RebalanceStep.DRAIN)
+    own = next(o for o in everybody if look(Rebalancer(o.key, 6, 0.0), everybody, 2 * EVERY) is RebalanceStep.DRAIN)
     others = [other for other in everybody if other is not own]
-    moves = Moves(own.key, 6, now=0.0)
+    moves = Rebalancer(own.key, 6, now=0.0)
     assert look(moves, everybody, 2 * EVERY) is RebalanceStep.DRAIN
     newcomers = [server(key, 6, 12, blocks=BLOCKS) for key in KEYS[3:5]]
     draining = msgspec.structs.replace(own, state="draining")
@@ -46,5 +48,5 @@ def test_it_stays_if_somebody_else_has_filled_the_gap_meanwhile() -> None:
     assert look(moves, [own, *others, *newcomers], 2 * EVERY + SETTLE + 1) is RebalanceStep.STAY
 
 
-def look(moves: Moves, servers: list[wire.ServerInfo], now: float) -> RebalanceStep | Span:
+def look(moves: Rebalancer, servers: list[wire.ServerInfo], now: float) -> RebalanceStep | Span:
     return moves.look(servers, BLOCKS, now)

@@ -54,7 +54,7 @@ def test_a_token_costs_as_many_messages_between_servers_as_there_are_hops(hops: 
     client = simulation.client()
     client.generate(PROMPT, 40)
     simulation.run()
-    pushed = sum(node.server.pushed for node in simulation.network.nodes.values())
+    pushed = sum(node.server.pushed_messages for node in simulation.network.nodes.values())
     # The last token closes no ring; a single hop needs no message at all.
     assert pushed == (0 if hops == 1 else hops * 40 - 1)
     from_client = [m for sender, _, m in simulation.network.sent if sender == client.key]

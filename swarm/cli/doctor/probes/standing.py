@@ -110,9 +110,9 @@ def _standing(
         # that was expelled, it is that which the directory says.
         for message in door.ask(wire.Enrol(1, identity.public, "doctor", "directory")):
             if isinstance(message, wire.Refused):
-                if message.code == "expelled":
+                if message.code == wire.RefusalCode.EXPELLED:
                     return "expelled", ()
-                return ("wrong token" if message.code == "not-a-member" else "newcomer"), ()
+                return ("wrong token" if message.code == wire.RefusalCode.NOT_A_MEMBER else "newcomer"), ()
     return "unreachable", ()
 
 
