@@ -20,11 +20,16 @@ _HUGEPAGE, _COLLAPSE = 14, 25  # advice of madvise(2); the second, since Linux 6
 
 
 class Mapping(Protocol):
-    """As `psutil.Process.memory_maps(grouped=False)` gives them, in bytes."""
+    """Mapping of memory, as `psutil.Process.memory_maps(grouped=False)` gives it, in bytes."""
 
-    addr: str
-    rss: int
-    anonymous: int
+    @property
+    def addr(self) -> str: ...
+
+    @property
+    def rss(self) -> int: ...
+
+    @property
+    def anonymous(self) -> int: ...
 
 
 def areas(mappings: Iterable[Mapping]) -> list[range]:

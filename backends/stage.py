@@ -115,7 +115,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on the stage's device. `free` is what the device has left for more KV cache."""
+    """Memory of the stage's device, in bytes. `free` is what is left for more KV cache; 0 where that is not known."""
 
     weights: int
     kv: int
@@ -183,6 +183,14 @@ class Backend(Protocol):
 
     def refusal(self, model: Path, options: Options) -> str | None:
         """Why `--backend auto` should not take this backend for the model; None: it computes as the options ask."""
+        ...
+
+    def free_memory(self, options: Options) -> int | None:
+        """Bytes free on the device that a span loaded with these options would lie on; None: the device does not say.
+
+        Raises:
+            BackendError: there is no such device.
+        """
         ...
 
     def load(self, model: Path, span: Span, options: Options) -> Stage:

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import Span
-from backends.llamacpp import cut, precision, source
+from backends.llamacpp import cut, precision, reader
 from backends.llamacpp.library import library
 from benchmarks.llama import has_rpc
 from benchmarks.ring import over_swarm, say
@@ -168,7 +168,7 @@ def of_petals(
 
 def compare(settings: Settings, model: Path) -> list[Peer]:
     """Start everybody, measure, end them."""
-    read = source.read(model)
+    read = reader.read(model)
     python = os.environ.get(PETALS, "")
     with ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patches.registry import Lines, Patch
+from patches.patch import Lines, Patch
 
 _FORK = "upstream hands these over by fork, which Windows cannot"
 _OUTSIDE = "a swarm of one's own asks nobody outside of it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patches.registry import Lines, Patch
+from patches.patch import Lines, Patch
 
 _FORK = "hivemind forks its processes, which Windows cannot"
 _UNINSTALLED = "hivemind cannot be installed on Windows, and the rest needs little of it"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from patches.registry import Patch, patches
+from patches.patch import Patch
+from patches.registry import patches
 
 PAGE = Path(__file__).parents[1] / "WINDOWS_PATCHES.md"
 BEGIN = "<!-- written by `python -m patches --write`: begin -->"

@@ -69,7 +69,7 @@ def upstream_servers(python: Sequence[str], model: Path, token: JoinToken, folde
             running.callback(program.process.terminate)  # it does not end with its standard input
 
         def both_ready(view: View) -> bool:
-            return sum(server.state == "ready" for server in view.serving("petals:tiny")) == 2
+            return sum(server.state == "ready" for server in view.serving("tiny", "petals")) == 2
 
         try:
             watcher.wait_for(both_ready, LIMIT)

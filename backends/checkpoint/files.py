@@ -1,34 +1,20 @@
-"""A model folder: its configuration, and where each tensor lies in its safetensors files.
-
-The format of a safetensors file is an 8-byte little-endian length, a JSON header of that length that gives each
-tensor's dtype, shape and byte range, and the tensors' bytes (https://huggingface.co/docs/safetensors).
-"""
+"""Files of a model folder: its configuration, and where each tensor lies in its safetensors files."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.checkpoint.headers import INDEX, SINGLE, StoredTensor, read_header, read_index, read_json
 from backends.stage import BackendError
 
-INDEX = "model.safetensors.index.json"
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A stored tensor: its dtype as safetensors names it, its shape, its size in bytes."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
 
 
 @dataclass
 class ModelFolder:
-    """A model folder whose configuration and index have been read; shards are opened as they are asked for."""
+    """Model folder whose configuration and index have been read; shards are opened as they are asked for."""
 
     path: Path
     config: dict[str, Any]
@@ -42,7 +28,7 @@ class ModelFolder:
             BackendError: the shard is missing, cut short or not a safetensors file.
         """
         if shard not in self._headers:
-            self._headers[shard] = _read_header(self.path / shard)
+            self._headers[shard] = read_header(self.path / shard)
         return self._headers[shard]
 
     def tensor(self, name: str) -> StoredTensor:
@@ -93,7 +79,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.is_file():
         raise BackendError(f"{path} has no config.json, so it is not a model folder of Hugging Face format")
-    config = _read_json(file)
+    config = read_json(file)
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
@@ -104,21 +90,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_names(path: Path) -> tuple[dict[str, str], dict[str, dict[str, StoredTensor]]]:
-    if (path / INDEX).is_file():
-        weight_map = _read_json(path / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-            raise BackendError(f"{path / INDEX} has no weight_map of tensor names to files; download it again")
-        outside = next((shard for shard in weight_map.values() if Path(shard).name != shard), None)
-        if outside is not None:
-            raise BackendError(f"{path / INDEX} names a file outside the folder: {outside}")
+    if (weight_map := read_index(path)) is not None:
         return weight_map, {}
     # `consolidated*` are the same weights again, in their maker's own naming.
-    single = path / "model.safetensors"
+    single = path / SINGLE
     shards = [single] if single.is_file() else sorted(path.glob("*.safetensors"))
     shards = [shard for shard in shards if not shard.name.startswith("consolidated")]
     if not shards:
         raise BackendError(_no_weights(path))
-    headers = {shard.name: _read_header(shard) for shard in shards}
+    headers = {shard.name: read_header(shard) for shard in shards}
     return {name: shard for shard, tensors in headers.items() for name in tensors}, headers
 
 
@@ -131,42 +111,3 @@ def _no_weights(path: Path) -> str:
     if any(path.glob("*.gguf")):
         return f"{path} holds a GGUF file and no *.safetensors; use --backend llama_cpp for it"
     return f"{path} has no *.safetensors files; the download may not have finished"
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, OSError) as error:
-        raise BackendError(f"{file} cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise BackendError(f"{file} is not a JSON object; download it again")
-    return value
-
-
-def _read_header(file: Path) -> dict[str, StoredTensor]:
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise BackendError(_cut_short(file, size, 8 + length if size >= 8 else 8))
-            header = json.loads(stream.read(length))
-        tensors, end = {}, 0
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, stop = entry["data_offsets"]
-                tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), stop - begin)
-                end = max(end, stop)
-    except FileNotFoundError:
-        raise BackendError(
-            f"{file.parent} has no file {file.name}, which its index names; download the model again"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise BackendError(f"{file} is damaged (its header cannot be read: {error}); download it again") from error
-    if size < 8 + length + end:
-        raise BackendError(_cut_short(file, size, 8 + length + end))
-    return tensors
-
-
-def _cut_short(file: Path, size: int, wanted: int) -> str:
-    return f"{file} is cut short or damaged ({size} bytes, {wanted} expected); download it again"

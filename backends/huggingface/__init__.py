@@ -18,7 +18,7 @@ from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load", "missing", "refusal"]
+__all__ = ["describe", "free_memory", "load", "missing", "refusal"]
 
 _NEEDS = "the transformers backend needs torch and transformers ({}): pip install layerswarm"
 
@@ -49,10 +49,19 @@ def refusal(model: Path, options: Options) -> str | None:
     return None
 
 
+def free_memory(options: Options) -> int | None:
+    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
+    try:
+        from backends.torch_net import device
+    except ImportError as error:
+        raise BackendError(_NEEDS.format(error)) from error
+    return device.free_bytes(device.resolve_device(options.device))
+
+
 def load(model: Path, span: Span, options: Options) -> Stage:
     """Load a span; see `backends.stage.Backend.load`."""
     try:
-        from backends.huggingface.stage import load as start
+        from backends.huggingface.loading import load as start
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
     return start(Path(model), Span(*span), options)

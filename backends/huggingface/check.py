@@ -1,4 +1,4 @@
-"""Before a span is served: do its blocks give the same in our hands as in the family's own?
+"""Check of a loaded span: whether its blocks give the same in our hands as in the family's own.
 
 One block of each kind in the span runs random input in one piece, without any cache, as transformers runs it, and then
 in pieces, beside another session where the stage is batched. A family whose results differ is run in a simpler way, and
@@ -7,16 +7,14 @@ refused if that differs too. It takes a few forwards of a few tokens through sin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from backends.huggingface import attention
+from backends.huggingface.stage import TransformersStage
 from backends.stage import BackendError, Row, Span
 from backends.torch_net.net import first_line
-
-if TYPE_CHECKING:
-    from backends.huggingface.stage import TransformersStage
 
 # Two sequences, and the pieces in which they run: (tokens of the first, tokens of the second) for each forward.
 _LENGTHS = (9, 5)
@@ -24,7 +22,7 @@ _BATCHES = ((5, 0), (1, 4), (3, 1))
 _KINDS = 4
 
 
-def settle(stage: TransformersStage) -> None:
+def choose_way(stage: TransformersStage) -> None:
     """Choose how the stage runs: whole batches if that is right for this family, else one row at a time.
 
     Raises:

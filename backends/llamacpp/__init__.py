@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load", "missing", "refusal"]
+__all__ = ["describe", "free_memory", "load", "missing", "refusal"]
 
 
 def missing() -> str | None:
@@ -32,7 +32,7 @@ def missing() -> str | None:
 def describe(model: Path, options: Options | None = None) -> ModelInfo:
     """Read configuration and headers; see `backends.stage.Backend.describe`."""
     from backends.llamacpp import stage
-    from backends.llamacpp.source import read
+    from backends.llamacpp.reader import read
 
     source = read(Path(model))
     return source.info() if options is None else stage.held(source, options)
@@ -41,7 +41,7 @@ def describe(model: Path, options: Options | None = None) -> ModelInfo:
 def refusal(model: Path, options: Options) -> str | None:
     """Why it should not be taken by itself; see `backends.stage.Backend.refusal`."""
     from backends.llamacpp import library, precision, stage
-    from backends.llamacpp.source import read
+    from backends.llamacpp.reader import read
 
     try:
         library.find()
@@ -54,6 +54,14 @@ def refusal(model: Path, options: Options) -> str | None:
     if options.device == "auto" and gpu is None and shutil.which("nvidia-smi"):
         return f"this build of llama.cpp computes on the {device} only"
     return None
+
+
+def free_memory(options: Options) -> int | None:
+    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
+    from backends.llamacpp import library, stage
+
+    loaded = library.library()
+    return loaded.free_bytes(stage.find_device(loaded, options.device)[1])
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

@@ -232,4 +232,4 @@ def _bytes(piece: SpanPiece, library: Library, workers: ThreadPoolExecutor) -> I
         return
     for some in precision.data(piece.source, piece.type, library, workers):
         array: Array = np.ascontiguousarray(some)
-        yield memoryview(array.reshape(-1).view(np.uint8))
+        yield array.reshape(-1).view(np.uint8).data

@@ -155,12 +155,14 @@ class LlamaEngine:
     def _result(self, tokens: int, hidden: bool) -> Array:
         if self.leave is not None:
             if not self._marked:
-                assert self._taken is not None, "the graph has no such node"
-                return self._taken
+                taken: Array | None = self._taken
+                assert taken is not None, "the graph has no such node"
+                return taken
             return self._copy(self._library.get_layer_input(self._handle, self._layer), tokens, self.width)
         if hidden:  # llama.cpp then gives all
             final = self._copy(self._library.llama_get_embeddings(self._handle), tokens, self.width)
-            return final[self._wanted[:tokens] != 0]
+            wanted: Array = final[self._wanted[:tokens] != 0]
+            return wanted
         outputs = int(self._wanted[:tokens].sum())
         return self._copy(self._library.llama_get_logits(self._handle), outputs, self._vocabulary)
 

@@ -56,7 +56,7 @@ class GgufFamily:
 
     @property
     def architecture(self) -> str:
-        return MODEL_ARCH_NAMES[self.arch]
+        return str(MODEL_ARCH_NAMES[self.arch])
 
     def names(self, config: Config) -> Callable[[str], str | None]:
         """From a stored tensor's name to the one in GGUF; None: it is not needed.
@@ -181,7 +181,7 @@ def _rope(config: Config) -> dict[str, Any]:
     new = config.get("rope_parameters") or {}
     new = new.get("full_attention", new)
     old = config.get("rope_scaling") or {}
-    rope = {"rope_theta": config.get("rope_theta", 10000.0), **old, **new}
+    rope = {"rope_theta": config.get("rope_theta", 10000.0), **old, **(new or {})}
     if "type" in old:
         rope.setdefault("rope_type", old["type"])
     if "partial_rotary_factor" in config:

@@ -112,7 +112,7 @@ class _Opened:
 
     def tensor(self, shard: str, name: str) -> Array:
         if shard not in self._files:
-            data = np.memmap(self._path / shard, np.uint8, "r")
+            data: Array = np.memmap(self._path / shard, np.uint8, "r")
             length = int(data[:8].view("<u8")[0])
             header = json.loads(data[8 : 8 + length].tobytes())
             header.pop("__metadata__", None)

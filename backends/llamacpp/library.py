@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from backends.llamacpp import layouts
 from backends.stage import BackendError
 
@@ -169,6 +171,14 @@ class Library:
         every = [self.ggml_backend_dev_get(i) for i in range(self.ggml_backend_dev_count())]
         gpus = [device for device in every if self.ggml_backend_dev_type(device) in (1, 2)]  # discrete, integrated
         return {self.ggml_backend_dev_name(device).decode(): device for device in gpus}
+
+    def free_bytes(self, device: int | None) -> int:
+        """What a GPU has left, by its handle; None: main memory."""
+        if device is None:
+            return psutil.virtual_memory().available
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        return free.value
 
     def _symbol(self, name: str) -> Any:
         for library in self._libraries:

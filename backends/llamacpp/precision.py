@@ -20,7 +20,7 @@ from backends.llamacpp.source import EMBEDDING, HEAD, SourceTensor, Type, Weight
 from backends.stage import Array, BackendError
 
 PLAIN = {"float32": Type.F32, "bfloat16": Type.BF16, "float16": Type.F16}
-QUANTISED = {name: Type[name.upper()] for name in ("q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0")}
+QUANTISED = {name: getattr(Type, name.upper()) for name in ("q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0")}
 # What takes the place of a type whose blocks of 256 numbers do not fit into a row.
 _SMALLER_BLOCKS = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 _NUMPY = {Type.F32: np.float32, Type.F16: np.float16, Type.BF16: ml_dtypes.bfloat16}
@@ -72,7 +72,7 @@ def nbytes(shape: tuple[int, ...], kind: Type) -> int:
     count = 1
     for length in shape:
         count *= length
-    return count // numbers * size
+    return int(count // numbers * size)
 
 
 def data(tensor: SourceTensor, kind: Type, library: Library, workers: ThreadPoolExecutor) -> Iterator[Array]:

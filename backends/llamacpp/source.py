@@ -1,4 +1,4 @@
-"""What is known of a model, whatever it is stored as, in llama.cpp's terms."""
+"""Source of weights: a model, whatever it is stored as, in llama.cpp's terms."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from backends.stage import Array, BackendError, ModelInfo
 
-Type = GGMLQuantizationType
+Type: TypeAlias = GGMLQuantizationType
 
 EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 
@@ -128,21 +128,3 @@ class WeightSource:
         """Tells this model from others in the cache: by its files' places, sizes and times."""
         facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in self.files]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def read(path: Path) -> WeightSource:
-    """Read a GGUF file, a folder with one (or `gguf.json`, which names it), or a Hugging Face folder.
-
-    Raises:
-        BackendError: there is no model, or not one that llama.cpp knows in spans.
-    """
-    from backends.llamacpp import folders, ggufs
-    from backends.llamacpp.architectures import architecture
-
-    file = ggufs.inside(path)
-    source = ggufs.read(file) if file is not None else folders.read(path)
-    architecture(source.architecture, source.blocks)
-    missing = [name for name in (EMBEDDING, NORM) if name not in source.tensors]
-    if missing:
-        raise BackendError(f"{path} has no tensor {missing[0]}; the download may not be complete")
-    return source

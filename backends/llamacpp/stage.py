@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from backends.llamacpp import cut, precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, LlamaEngine, LlamaModel, chunks
 from backends.llamacpp.library import Library, library
-from backends.llamacpp.source import WeightSource, read
+from backends.llamacpp.reader import read
+from backends.llamacpp.source import WeightSource
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
 
 KV_SHARE = 0.3  # of the free memory, for the KV cache where nobody says how large it is to be
@@ -209,7 +209,7 @@ class LlamaStage:
             row = batch.rows[0]
             positions = np.arange(row.position, row.position + row.length, dtype=np.int32)
             wanted = (np.arange(row.length) >= row.length - row.outputs) & tail
-            return engine.run(inputs, positions, np.int32(sessions[0].sequence), wanted, hidden)
+            return engine.run(inputs, positions, np.array(sessions[0].sequence, np.int32), wanted, hidden)
         lengths = [row.length for row in batch.rows]
         outputs = [row.outputs * tail for row in batch.rows]
         positions = np.concatenate([np.arange(r.position, r.position + r.length, dtype=np.int32) for r in batch.rows])
@@ -253,8 +253,4 @@ class LlamaStage:
     def memory(self) -> Memory:
         """See `backends.stage.Stage.memory`; `kv` is what the sessions fill of the room that is held for them."""
         used = sum(session.length for session in getattr(self, "_sessions", {}).values()) * self.kv_bytes_per_token
-        if self._handle is None:
-            return Memory(self._weights, used, psutil.virtual_memory().available)
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self._loaded.library.ggml_backend_dev_memory(self._handle, ctypes.byref(free), ctypes.byref(total))
-        return Memory(self._weights, used, free.value)
+        return Memory(self._weights, used, self._loaded.library.free_bytes(self._handle))

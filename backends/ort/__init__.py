@@ -17,7 +17,7 @@ from pathlib import Path
 
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 
-__all__ = ["describe", "load", "missing", "refusal"]
+__all__ = ["describe", "free_memory", "load", "missing", "refusal"]
 
 _PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir", "onnxscript")
 _NEEDS = "the onnx backend needs more packages ({}): pip install layerswarm[onnx]"
@@ -47,6 +47,15 @@ def refusal(model: Path, options: Options) -> str | None:
     except ImportError as error:
         return _NEEDS.format(error)
     return reason(Path(model), options)
+
+
+def free_memory(options: Options) -> int | None:
+    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
+    try:
+        from backends.ort import devices
+    except ImportError as error:
+        raise BackendError(_NEEDS.format(error)) from error
+    return devices.free_bytes(devices.find(options.device))
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

@@ -134,8 +134,10 @@ def _add_plugin(options: ort.SessionOptions, device: Device, data: Path) -> None
     options.add_provider_for_devices([found[device.index]], {"nv_runtime_cache_path": str(engines)})
 
 
-def free_bytes(device: Device) -> int:
-    """What the device has left, in bytes; for DirectML, which does not say, what the machine has."""
+def free_bytes(device: Device) -> int | None:
+    """What the device has left, in bytes; None for DirectML, which does not say."""
+    if device.memory == "dml":
+        return None
     if device.memory == "cuda":
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(device.index)).free)

@@ -57,9 +57,9 @@ class FamilyEmbedding:
 
     def __call__(self, ids: Array, positions: Array) -> Array:
         """`[tokens, width]` float32 of `[tokens]` ids and positions."""
-        pieces = [torch.from_numpy(array.astype(np.int64)).split(CHUNK) for array in (ids, positions)]
+        pieces = [torch.split(torch.from_numpy(array.astype(np.int64)), CHUNK) for array in (ids, positions)]
         with torch.inference_mode():
-            out: Array = torch.cat([self._view.hidden(*piece, None) for piece in zip(*pieces, strict=True)]).numpy()
+            out: Array = torch.cat([self._view.hidden(x, at, None) for x, at in zip(*pieces, strict=True)]).numpy()
         return out
 
 

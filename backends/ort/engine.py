@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -102,7 +103,7 @@ class OrtEngine:
             raise
         return y
 
-    def _bind(self, board: Slab, places: tuple[int, int]) -> object:
+    def _bind(self, board: Slab, places: tuple[int, int]) -> Any:
         first, last = places
         binding = self.session.io_binding()
         whole = (first, last) == (0, len(board.seats))

@@ -190,4 +190,5 @@ def _finished(model: ir.Model, name: str, bits: int | None) -> ir.Model:
         ir.to_proto(model), bits=bits, block_size=BLOCK, is_symmetric=True, accuracy_level=4
     )
     quantizer.process()
-    return ir.from_proto(quantizer.model.model)
+    quantised: ir.Model = ir.from_proto(quantizer.model.model)
+    return quantised

@@ -35,14 +35,21 @@ def write(model: ir.Model, folder: Path, name: str) -> int:
                     continue
                 raw = tensor.tobytes()
                 total += len(raw)
-                if "layers." in tensor.name or "lm_head" in tensor.name:
+                name_in_graph = tensor.name or ""
+                if "layers." in name_in_graph or "lm_head" in name_in_graph:
                     file.seek(-(-file.tell() // ALIGNMENT) * ALIGNMENT)
                     place, offset = data.name, file.tell()
                     file.write(raw)
                 else:
                     place, offset = _shared(raw, folder), 0
                 value.const_value = ir.ExternalTensor(
-                    place, offset, len(raw), tensor.dtype, shape=tensor.shape, name=tensor.name, base_dir=folder
+                    place,
+                    offset,
+                    len(raw),
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=name_in_graph,
+                    base_dir=folder,
                 )
         work.replace(data)
         work = _work(folder / f"{name}.onnx")

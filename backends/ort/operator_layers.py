@@ -90,7 +90,7 @@ class _Experts(nn.Module):
         shares = torch.zeros(hidden.shape[0], self.count, dtype=weights.dtype).scatter(1, index, weights)
         logits = torch.where(shares > 0, shares.log(), torch.full((), -1e4))
         inputs = (hidden, logits, *self.up, self.up_bias, *self.down, self.down_bias)
-        gate = {**self.gate, "k": index.shape[1]}
+        gate: dict[str, Any] = {**self.gate, "k": index.shape[1]}
         out = symbolic(self.operator, inputs, gate, dtype=hidden.dtype, shape=hidden.shape, version=1)
         # ONNX Runtime 1.31 lays the result over `hidden` where nothing else needs that, and clears it before it reads.
         total = shares.sum(-1, keepdim=True)
@@ -111,4 +111,4 @@ def _weights(experts: torch.Tensor, bits: int | None) -> nn.ParameterList:
 
 def _interleaved(rows: torch.Tensor) -> torch.Tensor:
     """Gate and up by turns, which lay one after the other."""
-    return rows.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return rows.reshape(rows.shape[0], 2, -1, *rows.shape[2:]).transpose(1, 2).flatten(1, 2)

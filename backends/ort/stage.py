@@ -240,4 +240,4 @@ class OnnxStage:
     def memory(self) -> Memory:
         """See `backends.stage.Stage.memory`."""
         kv = sum(engine.places.nbytes() for engine in self._engines.values())
-        return Memory(self.weights, kv, devices.free_bytes(self._device))
+        return Memory(self.weights, kv, devices.free_bytes(self._device) or 0)

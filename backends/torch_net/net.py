@@ -108,7 +108,7 @@ class Net:
                 module._buffers[name] = buffer.to(device)
             module = getattr(module, step)
 
-    def settle(self) -> None:
+    def flatten_attributes(self) -> None:
         """Make attribute look-ups of a loaded net cheap: a forward of one token makes a thousand of them.
 
         `nn.Module` finds parameters and children only after it has searched everything else, and transformers'

@@ -18,7 +18,7 @@ from pathlib import Path
 from backends.stage import BackendError, ModelInfo, Options, Span, Stage
 from patches import PatchError, apply, registry
 
-__all__ = ["describe", "load", "missing", "refusal"]
+__all__ = ["describe", "free_memory", "load", "missing", "refusal"]
 
 _NEEDS = "the petals backend cannot start: {}"
 
@@ -43,6 +43,14 @@ def describe(model: Path, options: Options | None = None) -> ModelInfo:
 def refusal(model: Path, options: Options) -> str | None:
     """Never taken by itself: it lives in an environment of its own."""
     return "it is taken by name only"
+
+
+def free_memory(options: Options) -> int | None:
+    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
+    _prepare()
+    from backends.torch_net import device
+
+    return device.free_bytes(device.resolve_device(options.device))
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from itertools import chain
+from typing import cast
 
 import torch
 from petals.data_structures import Handle, InferenceMetadata
@@ -55,7 +56,7 @@ class PetalsKVSession:
             with as_handler():
                 return await held.enter_async_context(self._memory.allocate_cache(*chain(*descriptors), timeout=0))
 
-        handles = RemoteExpertWorker.run_coroutine(allocate())
+        handles = cast(Sequence[Handle], RemoteExpertWorker.run_coroutine(allocate()))
         try:
             self._copy(handles)
         except BaseException:

@@ -28,11 +28,12 @@ class PetalsHead(nn.Module):
     def __init__(self, model: PetalsModel, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         embedding, *norm = tensors(model, model.head, device, dtype)
-        self.embedding = nn.Embedding.from_pretrained(embedding)
+        self.embedding = nn.Embedding.from_pretrained(embedding)  # type: ignore[no-untyped-call]
         self.norm = _layer_norm(norm, model.config) if norm else nn.Identity()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.embedding(ids))
+        out: torch.Tensor = self.norm(self.embedding(ids))
+        return out
 
 
 class PetalsTail(nn.Module):

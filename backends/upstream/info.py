@@ -11,7 +11,8 @@ from typing import Any
 from petals import AutoDistributedConfig
 
 from backends.checkpoint import files  # knows no tensor library, unlike the rest of that package
-from backends.checkpoint.files import INDEX, ModelFolder
+from backends.checkpoint.files import ModelFolder
+from backends.checkpoint.headers import INDEX
 from backends.stage import BackendError, ModelInfo
 from patches.hosting.configs import ConfigError
 

@@ -171,7 +171,8 @@ class PetalsStage:
         compute = self._slice(span)[0].inference_pool.process_func  # that of all blocks, since pools were merged
         (hidden,) = compute(hidden[None], DUMMY_INT64, blocks, *[None] * len(blocks))
         if span.end < self.model.blocks:
-            return hidden[0]
+            out: torch.Tensor = hidden[0]
+            return out
         assert self._tail is not None
         final = self._tail.norm(hidden[0, row.length - row.outputs :])
         return final if batch.output == "hidden" else self._tail.logits(final).float()

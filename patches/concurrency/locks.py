@@ -48,8 +48,9 @@ def flock(
 
 def _take(descriptor: int) -> None:
     """Raises: OSError: EACCES where another handle holds it."""
-    if sys.platform != "win32":
-        raise OSError(errno.ENOSYS, "this is how files are locked on Windows; elsewhere there is fcntl")
-    import msvcrt
+    if sys.platform == "win32":
+        import msvcrt
 
-    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        raise OSError(errno.ENOSYS, "this is how files are locked on Windows; elsewhere there is fcntl")

@@ -205,12 +205,12 @@ class ServicerBase:
         """Answer calls from now on, in the running loop."""
         loop = asyncio.get_running_loop()
         servicer = wrapper if wrapper is not None else self
-        for name, signature in signatures(type(self)).items():
+        for name, signature in signatures(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
             run = _runner(p2p, getattr(servicer, name), signature)
             p2p.node.serve(f"{type(self).__name__}.{name}", Method(loop, run))
 
     async def remove_p2p_handlers(self, p2p: P2P, *, namespace: str | None = None) -> None:
-        for name in signatures(type(self)):
+        for name in signatures(type(self)):  # type: ignore[arg-type]
             p2p.node.withdraw(f"{type(self).__name__}.{name}", asyncio.get_running_loop())
 
     @classmethod

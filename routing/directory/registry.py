@@ -38,7 +38,7 @@ class RequestRefused(Exception):
     """A request that is not carried out.
 
     Attributes:
-        code: `not-a-member`, `not-yours`, `malformed`, `conflict`, `full`, `expelled`, `unknown` or `busy`.
+        code: a code of `wire.RefusalCode`.
         retry_after: seconds; None: the same request will be refused again.
     """
 

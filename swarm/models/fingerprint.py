@@ -1,4 +1,4 @@
-"""Whether two machines hold the same model, told from a few kilobytes of it."""
+"""Fingerprint of a model: whether two machines hold the same, told from a few kilobytes of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from backends import BackendError
+from backends.checkpoint.headers import INDEX, read_raw_header
 from swarm.errors import SwarmError
 from swarm.models import gguf as ggufs
-from swarm.models.shards import INDEX, weight_map
+from swarm.models.shards import weight_map
 
 _SAMPLES = 16
 _SAMPLE = 4096  # bytes
-_MAX_HEADER = 100 << 20  # bytes; the limit of the safetensors format
 
 # What a configuration says about itself, about training, or about how results are handed over; none of it changes
 # what a block computes. `dtype` is the stored one, which the header of every shard states as well.
@@ -55,7 +56,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     each of 16 places spread evenly over its data, so a model of 100 GB costs some megabytes of reading. It tells apart
     other models, other fine-tunes and quantisations (which change nearly all weights), other ways of cutting into
     shards, and files that were cut short. It does not find a change that lies between the samples, such as a flipped
-    bit or a patched tensor: it is a guard against mistakes, not against somebody who builds a file to pass.
+    bit or a patched tensor: it is a guard against mistakes, not against a file that is built to pass.
 
     Returns:
         16 hexadecimal digits for each part.
@@ -100,11 +101,12 @@ def conflict(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
 
 
 def _shard(file: BinaryIO, size: int, path: Path) -> str:
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, _MAX_HEADER):
-        raise SwarmError(f"{path} is not a safetensors file, or it was cut short: fetch the model again")
-    digest = hashlib.sha256(size.to_bytes(8, "little") + file.read(length))
-    start = 8 + length
+    try:
+        header = read_raw_header(file, path)
+    except BackendError as error:
+        raise SwarmError(str(error)) from error
+    digest = hashlib.sha256(size.to_bytes(8, "little") + header)
+    start = 8 + len(header)
     for at in sample_offsets(size - start):
         file.seek(start + at)
         digest.update(file.read(_SAMPLE))

@@ -18,8 +18,9 @@ from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from tqdm.auto import tqdm
 
+from backends.checkpoint.headers import INDEX, SINGLE
 from swarm.errors import SwarmError
-from swarm.models.shards import INDEX, SINGLE, is_complete, shards_of_span, weight_map
+from swarm.models.shards import is_complete, shards_of_span, weight_map
 from swarm.system.home import disk_errors, require_space
 from swarm.system.progress import Progress
 from swarm.tokenizer import TOKENIZER_FILES

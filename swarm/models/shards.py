@@ -1,16 +1,14 @@
-"""Which weight files a model folder has, and which of them a span needs. Nothing here reads tensors."""
+"""Shards of a model: which weight files its folder has, and which of them a span needs. No tensor is read."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from backends import BackendError
+from backends.checkpoint.headers import SINGLE, read_index
 from swarm.errors import SwarmError
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 # The names that the families of transformers give to their list of blocks; the number after it is the block.
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -44,16 +42,10 @@ def weight_map(folder: Path) -> dict[str, str] | None:
     Raises:
         SwarmError: the index is damaged.
     """
-    path = folder / INDEX
-    if not path.exists():
-        return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError):
-        found = None
-    if not isinstance(found, dict) or not found:
-        raise SwarmError(f"{path} is damaged: fetch the model again")
-    return {str(name): str(file) for name, file in found.items()}
+        return read_index(folder)
+    except BackendError as error:
+        raise SwarmError(str(error)) from error
 
 
 def is_complete(folder: Path) -> bool:

@@ -17,7 +17,6 @@ from routing import wire
 from routing.planning.assign import capacity
 from swarm.errors import SwarmError
 from swarm.system import home, progress
-from swarm.system.memory import free_memory
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +48,16 @@ def capacity_of(info: ModelInfo, wishes: StageOptions, model: str) -> int:
     """How many blocks of the model this machine has memory for.
 
     Raises:
-        SwarmError: not even one.
+        SwarmError: not even one, or the device does not say what it has free.
     """
+    free = registry.find(wishes.backend).free_memory(options_of(wishes))
+    if free is None:
+        raise SwarmError(
+            f"--device {wishes.device} of the backend {wishes.backend} does not say how much memory it has free: "
+            f"name the blocks that it shall hold with --blocks"
+        )
     blocks = capacity(
-        free_memory(wishes.device),
+        free,
         max(info.block_bytes),
         sum(info.edge_bytes),
         info.kv_bytes_per_token,

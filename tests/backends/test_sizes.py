@@ -62,7 +62,9 @@ def test_a_span_takes_what_is_said_before_it_is_loaded(
 
 def test_a_machine_takes_more_blocks_the_fewer_bits_they_have(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = loading.RESERVE + 30_000_000
-    monkeypatch.setattr(loading, "free_memory", lambda device: free)
+    for name in ("transformers", "llama_cpp"):
+        if not registry_lacks(name):
+            monkeypatch.setattr(registry.find(name), "free_memory", lambda options: free)
 
     def blocks(**options: str) -> int:
         wishes = ServerSettings("tiny", "", device="cpu", kv_tokens=1, **options)

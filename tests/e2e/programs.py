@@ -25,7 +25,7 @@ LIMIT = 120.0  # s for what takes a few; only a broken program gets there
 _PRELOAD = [
     "torch",
     "transformers",
-    "backends.huggingface.stage",
+    "backends.huggingface.loading",
     "swarm.cli.main",
     "swarm.server.program",
     "openai_api.cli",

@@ -55,7 +55,7 @@ def test_what_a_server_stores_a_client_finds(join: Join) -> None:
     kept = INFO.keys() - {"next_pings"}
     assert {name: info[name] for name in kept} == {name: INFO[name] for name in kept}
     described = client.directory.view.servers[key]
-    assert (described.model, described.blocks, described.hidden_size) == ("petals:m", 4, 64)
+    assert (described.protocol, described.model, described.blocks, described.hidden_size) == ("petals", "m", 4, 64)
     store(0)
     client.directory.wait_for(lambda view: key not in view.servers, LIMIT)
 

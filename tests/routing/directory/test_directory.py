@@ -68,7 +68,7 @@ def test_a_member_enrols_nobody_and_speaks_for_itself_only(directory: Directory)
         to = directory.token.directory
         assert "enrol nobody" in reason_of(member.ask(to, wire.Enrol(0, Identity.create().public, "friend")))
         for message in (wire.Announce(0, server(other.key), 15), wire.Place(0, server(other.key), 1, 15)):
-            assert reason_of(member.ask(to, message)) == "not-yours: a server may only speak for its own key"
+            assert reason_of(member.ask(to, message)) == "not_yours: a server may only speak for its own key"
         assert "no answer to Pong" in reason_of(member.ask(to, wire.Pong(0)))
 
 

@@ -261,7 +261,7 @@ def test_a_router_that_changes_a_byte_delivers_nothing(
 @pytest.mark.skipif(sys.platform == "win32", reason="libzmq would end the process; what is sent is dropped there")
 def test_who_floods_the_router_is_put_out(admitted: set[str]) -> None:
     floods = FloodGuard(time.monotonic, rate=10, burst=50)
-    with running(admitted, heard=floods.heard) as router, member(admitted) as flooder:
+    with running(admitted, heard=floods.admit_message) as router, member(admitted) as flooder:
         here = router.entry("").key
         with Hidden(admitted, listed(router)) as hidden, member(admitted) as peer:
             flooder.dialer.dial(here, router.addresses)
