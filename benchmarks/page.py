@@ -29,10 +29,11 @@ from rich.table import Table
 
 from backends import registry
 from benchmarks.swarms import Swarm, machine
-from openai_api.app import create_app
+from openai_api.app import AppSettings, create_app
 from openai_api.gateway import Gateway
 from openai_api.http import static_site
 from openai_api.http.server import HttpServer, listen, url_of
+from openai_api.state import GatewayState
 from routing import wire
 from swarm import AsyncSwarmClient, Notice, Sampling
 from swarm.cli.up import split_evenly
@@ -96,7 +97,7 @@ def gateway(client: Noting) -> Iterator[str]:
 
     async def serve() -> None:
         closing = asyncio.Event()
-        app = create_app(Gateway(client), closing=closing, site=static_site.load())
+        app = create_app(GatewayState.make(Gateway(client), closing=closing), AppSettings(site=static_site.load()))
         await HttpServer(app, stop.is_set, closing, ready.set).serve(sockets=[listener])
         await client.close()
 

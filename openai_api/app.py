@@ -1,122 +1,127 @@
-"""The gateway as an ASGI application."""
+"""Application: the gateway as an ASGI application."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from openai_api.accounts import routes as account_routes
-from openai_api.accounts.access import Accounts
-from openai_api.accounts.sign_in import SignIn
-from openai_api.console import routes
-from openai_api.console.console import Console
 from openai_api.errors import ApiError, from_exception, from_validation, invalid, unknown_route, wrong_method
-from openai_api.gateway import Gateway
-from openai_api.generation.metrics import Metrics
 from openai_api.http.auth import VISIT, AuthMiddleware
 from openai_api.http.body_limit import LIMIT, BodyLimitMiddleware
-from openai_api.http.concurrency import RequestQueue
 from openai_api.http.disconnects import ClientGone
 from openai_api.http.request_log import GONE, RequestLog
+from openai_api.http.scopes import ANY, OPEN, ScopedEndpoint, open_paths
 from openai_api.http.static_site import StaticSite, simple
 from openai_api.protocol.messages import body_of
 from openai_api.protocol.openapi import KEYED
 from openai_api.protocol.schemas import names
-from openai_api.routes import open_router, router
-from swarm import SwarmError, __version__
+from openai_api.routes import accounts, console, inference, monitoring
+from openai_api.state import GatewayState
+from swarm.errors import SwarmError
+from swarm.version import __version__
 
 log = logging.getLogger(__name__)
 
 ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version", "anthropic-beta")
 
 
-def create_app(
-    gateway: Gateway,
-    *,
-    api_key: str | None = None,
-    closing: asyncio.Event | None = None,
-    body_limit: int = LIMIT,
-    room: RequestQueue | None = None,
-    site: StaticSite | None = None,
-    console: Console | None = None,
-    accounts: Accounts | None = None,
-    sign_in: SignIn | None = None,
-    invites: bool = True,
-    origins: Sequence[str] = (),
-) -> ASGIApp:
-    """
-    Args:
+@dataclass(frozen=True)
+class AppSettings:
+    """Settings of the application.
+
+    Attributes:
         api_key: what callers must show; None: only requests addressed to this machine are answered.
-        closing: set when the gateway shuts down; answers that are being made end with an error then.
         body_limit: bytes.
-        room: for how many requests there is.
-        site: the page; by default the simple one.
-        console: what the page's console shows; None: there is none.
-        accounts: who may use it besides the holder of `api_key`; None: nobody.
-        sign_in: lets members in by an OpenID provider.
+        site: the page; None: the simple one.
         invites: whether the holder of `api_key` may make join tokens.
         origins: web pages of others that may use the gateway, with a key of their own.
     """
+
+    api_key: str | None = None
+    body_limit: int = LIMIT
+    site: StaticSite | None = None
+    invites: bool = True
+    origins: Sequence[str] = ()
+
+
+def create_app(state: GatewayState, settings: AppSettings | None = None) -> ASGIApp:
+    """The gateway's application: its routes behind authentication, limits and the log of requests."""
+    settings = settings or AppSettings()
     # No documentation pages: FastAPI's fetch their scripts from elsewhere.
-    app = FastAPI(title="layerswarm gateway", version=__version__, docs_url=None, redoc_url=None)
-    app.state.gateway = gateway
-    app.state.metrics = metrics = Metrics(gateway.engine)
-    app.state.room = room or RequestQueue()
-    app.state.closing = closing or asyncio.Event()
-    app.state.console = console
-    app.state.accounts = accounts
-    app.state.sign_in = sign_in
-    app.include_router(router, dependencies=KEYED if api_key or accounts else ())
-    app.include_router(open_router)
-    app.include_router(account_routes.router)
-    if sign_in is not None:
-        app.router.routes.extend(sign_in.routes)
-    if console is not None:
-        app.include_router(routes.router)
-    site = site or simple()
-    _add(site, app)
+    app = FastAPI(title="layerswarm gateway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.gateway = state
+    site = settings.site or simple()
+    routes = add_routes(app, state, settings, site)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientGone, _on_gone)
     for kind in (ApiError, SwarmError, Exception):
         app.add_exception_handler(kind, _on_error)
     guarded: ASGIApp = AuthMiddleware(
-        BodyLimitMiddleware(app, body_limit),
-        api_key,
-        site.paths,
-        accounts,
-        invites,
-        sign_in.cookie if sign_in else VISIT,
+        BodyLimitMiddleware(app, settings.body_limit),
+        settings.api_key,
+        open_paths(routes) | site.paths,
+        state.accounts,
+        settings.invites,
+        state.sign_in.cookie if state.sign_in else VISIT,
     )
-    if origins:
+    if settings.origins:
         # Credentials of the browser's own (cookies) are of no use to other origins.
         guarded = CORSMiddleware(
             guarded,
-            allow_origins=origins,
+            allow_origins=settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=ALLOWED_HEADERS,
             expose_headers=["x-request-id", "retry-after"],
         )
-    return RequestLog(guarded, metrics)
+    return RequestLog(guarded, state.metrics)
 
 
-def _add(site: StaticSite, app: FastAPI) -> None:
+def add_routes(app: FastAPI, state: GatewayState, settings: AppSettings, site: StaticSite) -> list[BaseRoute]:
+    """Add every route that the gateway has; gives them back."""
+    keyed = KEYED if settings.api_key or state.accounts else ()
+    app.include_router(inference.router, dependencies=keyed)
+    app.include_router(monitoring.router, dependencies=keyed)
+    others = [monitoring.open_router, accounts.open_router, accounts.router, accounts.admin_router]
+    if state.console is not None:
+        others += [console.router, console.admin_router]
+    for router in others:
+        app.include_router(router)
+    if state.sign_in is not None:
+        app.router.routes.extend(accounts.sign_in_routes(state.sign_in))
+    _add_document(app)
+    _add_site(app, site)
+    own = [route for route in app.routes if isinstance(route, Route)]  # and not a router
+    return [*own, *(route for router in (inference.router, monitoring.router, *others) for route in router.routes)]
+
+
+def _add_document(app: FastAPI) -> None:
+    """The description of the API, at FastAPI's usual place."""
+
+    async def document(request: Request) -> Response:
+        return JSONResponse(app.openapi())
+
+    app.router.routes.append(ScopedEndpoint("/openapi.json", document, scope=ANY, methods=["GET"]))
+
+
+def _add_site(app: FastAPI, site: StaticSite) -> None:
     async def page(request: Request) -> Response:
         return site.answer(request)
 
     files = [path for path in site.paths if path.count("/") == 1]
     for path in [*sorted(files), *(f"/{folder}/{{path:path}}" for folder in sorted(site.folders))]:
-        app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
+        app.router.routes.append(ScopedEndpoint(path, page, scope=OPEN, methods=["GET", "HEAD"]))
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -9,15 +9,15 @@ from typing import Any
 import click
 
 from openai_api.accounts import setup
-from openai_api.accounts.access import Accounts
 from openai_api.accounts.options import OpenIdOptions, accounts_option, signing_in_options
-from openai_api.app import create_app
+from openai_api.app import AppSettings, create_app
 from openai_api.console.console import Console
 from openai_api.gateway import Gateway
 from openai_api.http import static_site
 from openai_api.http.auth import is_loopback
 from openai_api.http.concurrency import AT_ONCE, PATIENCE, WAITING, RequestQueue
 from openai_api.http.server import HttpServer, listen, url_of
+from openai_api.state import GatewayState
 from routing.security import AdminKey, SecurityError
 from swarm import AsyncSwarmClient, Expelled, SwarmError
 from swarm.cli.admin import find_key
@@ -61,7 +61,7 @@ from swarm.system.process import StopSignal, announce, clear_errors, log_to_stde
     multiple=True,
     metavar="ORIGIN",
     show_default=False,
-    help="A web page of somebody else that may use the gateway from browsers, such as https://app.example.org.",
+    help="A web page of others that may use the gateway from browsers, such as https://app.example.org.",
 )
 @signing_in_options
 @private_option
@@ -91,40 +91,42 @@ def command(
     """
     log_to_stderr(verbose)
     with clear_errors(), stopping() as stop:
-        key = (api_key or "").strip() or None
         signing_in = OpenIdOptions(**openid)
         provider, origins = setup.provider(signing_in), setup.origins_of(allow_origin)
         members = setup.accounts_of(accounts, signing_in)
-        if key is None and not is_loopback(host) and not setup.can_get_in(members, signing_in):
-            raise SwarmError(
-                f"without an API key the gateway listens on this machine only, not on {host}: make one with "
-                "'swarm key create NAME --owner', or set SWARM_API_KEY, or pass --api-key",
-                exit_code=2,
-            )
+        key = _key_of(api_key, host, setup.can_get_in(members, signing_in))
         token = join.find(join_token)
         firewall.tell_once(host)
+        settings = AppSettings(
+            key,
+            site=static_site.load(),
+            invites=admin_key is not None or members is None,
+            origins=origins,
+        )
         inviting = _admin_key(admin_key, key is None or members is not None)
-        invites = admin_key is not None or members is None
         with listen(host, port) as listener:
             client = AsyncSwarmClient(join=token, name="gateway", patience=patience, private=private)
             url = url_of(host, listener)
-            sign_in = setup.sign_in_of(provider, members, signing_in.url or url)
-            asyncio.run(
-                _serve(
-                    client,
-                    listener,
-                    url,
-                    stop,
-                    inviting,
-                    verify,
-                    members,
-                    api_key=key,
-                    room=RequestQueue(at_once, waiting),
-                    sign_in=sign_in,
-                    invites=invites,
-                    origins=origins,
-                )
+            state = GatewayState.make(
+                Gateway(client, checks=verify),
+                queue=RequestQueue(at_once, waiting),
+                console=Console(client, inviting),
+                accounts=members,
+                sign_in=setup.sign_in_of(provider, members, signing_in.url or url),
             )
+            asyncio.run(_serve(client, listener, url, stop, state, settings))
+
+
+def _key_of(api_key: str | None, host: str, has_accounts: bool) -> str | None:
+    """The gateway's own key. Raises: SwarmError: others can reach the gateway, and nothing keeps them out."""
+    key = (api_key or "").strip() or None
+    if key is None and not is_loopback(host) and not has_accounts:
+        raise SwarmError(
+            f"without an API key the gateway listens on this machine only, not on {host}: make one with "
+            "'swarm key create NAME --owner', or set SWARM_API_KEY, or pass --api-key",
+            exit_code=2,
+        )
+    return key
 
 
 def _admin_key(given: str | None, look: bool) -> AdminKey | None:
@@ -148,34 +150,28 @@ async def _serve(
     listener: socket.socket,
     url: str,
     stop: StopSignal,
-    admin_key: AdminKey | None,
-    checks: int,
-    accounts: Accounts | None,
-    **options: Any,
+    state: GatewayState,
+    settings: AppSettings,
 ) -> None:
-    """Args: options: as `create_app` takes them."""
-    closing = asyncio.Event()
     async with client:
-        gateway = Gateway(client, checks=checks)
-        live = Console(client, admin_key)
-        app = create_app(gateway, closing=closing, site=static_site.load(), console=live, accounts=accounts, **options)
         server = HttpServer(
-            app,
+            create_app(state, settings),
             lambda: stop.is_set() or client.expelled,
-            closing,
+            state.closing,
             on_ready=lambda: announce(f"ready: {url}"),
         )
         stop.abrupt = False
-        working = [asyncio.create_task(gateway.prefetch()), asyncio.create_task(live.watch())]
-        if accounts is not None:
-            working.append(asyncio.create_task(accounts.recorder.run()))
+        assert state.console is not None
+        working = [asyncio.create_task(state.gateway.prefetch()), asyncio.create_task(state.console.watch())]
+        if state.accounts is not None:
+            working.append(asyncio.create_task(state.accounts.recorder.run()))
         try:
             await server.serve(sockets=[listener])
         finally:
             for task in working:
                 task.cancel()
-            if accounts is not None:
-                await accounts.close()
+            if state.accounts is not None:
+                await state.accounts.close()
         if client.expelled:
             raise Expelled
 

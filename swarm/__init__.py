@@ -12,8 +12,7 @@ from swarm.client.base import SamplingOptions, ServedModel
 from swarm.client.client import ClientSession, SwarmClient
 from swarm.errors import BadRequest, Expelled, Overloaded, SessionFailed, SwarmError, Unavailable, UnknownModel
 from swarm.sampling import Sampling
-
-__version__ = "0.1.0"
+from swarm.version import __version__
 
 __all__ = [
     "AsyncClientSession",

@@ -100,12 +100,3 @@ def of_person(person: Person, key: Key | None = None) -> Principal:
     """Somebody with an account, by a key or signed in."""
     scopes = EVERYTHING if key is None else key.scopes
     return Principal(person, key, scopes, invites=person.role == "owner" and "admin" in scopes)
-
-
-def scope_of(path: str) -> str:
-    """Which scope a request for `path` needs; empty: any will do."""
-    if path.startswith(("/v1/", "/tokenize", "/detokenize")):
-        return "inference"
-    if path.startswith(("/api/keys", "/api/members", "/api/tokens")):
-        return "admin"
-    return "console" if path.startswith(("/api/", "/metrics")) else ""

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
 
 from openai_api.accounts.access import Accounts
 from openai_api.accounts.database import AccountsError
@@ -90,7 +89,7 @@ class SignIn:
             client_secret=provider.client_secret,
             client_kwargs={"scope": "openid email profile", "code_challenge_method": "S256", "timeout": TIMEOUT},
         )
-        keeping = Middleware(
+        self.session = Middleware(
             SessionMiddleware,
             secret_key=secrets.token_urlsafe(32),
             session_cookie="swarm-sign-in",
@@ -99,13 +98,8 @@ class SignIn:
             same_site="lax",  # the provider leads the browser back here
             https_only=self._secure,
         )
-        self.routes = [
-            Route(BEGIN, self._begin, methods=["GET"], middleware=[keeping]),
-            Route(CALLBACK, self._finish, methods=["GET"], middleware=[keeping]),
-            Route(END, self._end, methods=["POST"]),
-        ]
 
-    async def _begin(self, request: Request) -> Response:
+    async def begin(self, request: Request) -> Response:
         try:
             await self._metadata()
             response: Response = await self._client.authorize_redirect(request, self._url + CALLBACK)
@@ -114,7 +108,7 @@ class SignIn:
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    async def _finish(self, request: Request) -> Response:
+    async def finish(self, request: Request) -> Response:
         try:
             person = await self._person(request)
             now = self._accounts.clock()
@@ -133,7 +127,7 @@ class SignIn:
         )
         return response
 
-    async def _end(self, request: Request) -> Response:
+    async def end(self, request: Request) -> Response:
         if visit := request.cookies.get(self.cookie):
             await self._accounts.do(self._accounts.store.end_visit, visit)
         response = Response(status_code=204, headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""Who may use the gateway: holders of its API key or of an account; without either, only this machine."""
+"""Authentication: callers are holders of the gateway's API key or of an account; without either, only this machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openai_api.accounts import key_format
 from openai_api.accounts.access import Accounts, unauthorised
-from openai_api.accounts.principals import USING, Principal, scope_of
+from openai_api.accounts.principals import USING, Principal
 from openai_api.errors import ApiError
 from openai_api.protocol.messages import body_of
 
-# A monitor must know whether the gateway lives, and the page how to get in.
-OPEN = frozenset({"/health", "/api/account", "/api/sign-in", "/api/sign-in/callback"})
-VISIT = "swarm-visit"  # the cookie of a browser in which somebody has signed in
+VISIT = "swarm-visit"  # the cookie of a browser that has signed in
 
 
 def is_loopback(host: str) -> bool:
@@ -40,20 +38,19 @@ def host_of(header: str) -> str:
 
 
 class AuthMiddleware:
-    """Lets requests through to `app`, or answers them with an error.
+    """Authentication: lets requests through to `app`, or answers them with an error, before a body is read.
 
     With a key or with accounts: requests that carry a key as `Authorization: Bearer KEY`, or as `X-Api-Key: KEY`
-    (Anthropic's way), and those of a browser in which somebody has signed in. Without: requests that are addressed to
-    this machine, so that no web page can reach the gateway by giving its own name this machine's address (DNS
-    rebinding).
+    (Anthropic's way), and those of a browser that has signed in. Without: requests that are addressed to this machine,
+    so that no web page can reach the gateway by giving its own name this machine's address (DNS rebinding).
 
     Args:
         key: the gateway's own.
-        open_paths: of the page, which asks for the key itself.
+        open_paths: paths that need no key (see `openai_api.http.scopes`).
         invites: whether the holder of the gateway's own key may make join tokens.
         cookie: name of the one that a browser has after signing in.
 
-    `scope["state"]["caller"]` says who it is; None: nobody knows, and the path is open.
+    `principal_of` gives the caller to those who answer.
     """
 
     def __init__(
@@ -66,7 +63,7 @@ class AuthMiddleware:
         cookie: str = VISIT,
     ) -> None:
         self._app = app
-        self._open = OPEN | open_paths
+        self._open = open_paths
         self._key = key.encode() if key else None
         self._accounts = accounts
         self._holder = Principal(scopes=USING | {"admin"} if invites else USING, invites=invites)
@@ -76,23 +73,20 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = HTTPConnection(scope)
         problem: ApiError | None = None
-        scope["state"]["caller"] = None
+        scope["state"]["principal"] = None
         try:
-            scope["state"]["caller"] = caller = await self._caller(request)
-            require(caller, scope_of(scope["path"]))
+            scope["state"]["principal"] = await self._authenticated(HTTPConnection(scope))
         except ApiError as error:
             problem = error
-        anybody = scope["path"] in self._open and (problem is None or problem.code != "wrong_host")
-        if problem is None or anybody:
+        if problem is None or (scope["path"] in self._open and problem.code != "wrong_host"):
             await self._app(scope, receive, send)
             return
         body = body_of(problem, scope["path"], scope["state"].get("request_id", ""))
         await JSONResponse(body, problem.status, problem.headers)(scope, receive, send)
 
-    async def _caller(self, request: HTTPConnection) -> Principal:
-        """Raises: ApiError: nobody who may come in."""
+    async def _authenticated(self, request: HTTPConnection) -> Principal:
+        """The caller. Raises: ApiError: it may not come in."""
         if self._key is None and self._accounts is None:
             if is_loopback(host_of(request.headers.get("host", ""))):
                 return Principal()
@@ -133,8 +127,14 @@ def own_page(request: HTTPConnection) -> bool | None:
     return None if named is None else urlsplit(named).netloc.lower() == request.headers.get("host", "").lower()
 
 
-def require(caller: Principal, scope: str) -> None:
-    """Raises: ApiError: the caller's key lacks the scope."""
-    if scope and scope not in caller.scopes:
-        message = f"This API key lacks the scope '{scope}', which this request needs."
-        raise ApiError(403, message, code="insufficient_scope")
+def maybe_principal_of(request: HTTPConnection) -> Principal | None:
+    """The caller of a request; None: it is not known, and the path is open."""
+    principal: Principal | None = request.state.principal
+    return principal
+
+
+def principal_of(request: HTTPConnection) -> Principal:
+    """The caller of a request. Raises: ApiError: it is not known."""
+    if (principal := maybe_principal_of(request)) is None:
+        raise unauthorised("You did not provide an API key. Send it as 'Authorization: Bearer KEY'.")
+    return principal

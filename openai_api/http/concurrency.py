@@ -52,7 +52,7 @@ class RequestQueue:
         return len(self._line)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """Held while a request is answered.
 
         Raises:

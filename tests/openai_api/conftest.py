@@ -10,9 +10,10 @@ from typing import Any
 import openai
 import pytest
 
-from openai_api.app import create_app
+from openai_api.app import AppSettings, create_app
 from openai_api.gateway import Gateway
 from openai_api.http.server import HttpServer, listen, url_of
+from openai_api.state import GatewayState
 from tests.openai_api.engine import AGREES, WholeModel
 
 LIMIT = 60.0  # s, for what takes a moment
@@ -30,7 +31,9 @@ def serving(
 
     async def serve() -> None:
         closing = asyncio.Event()
-        app = create_app(Gateway(engine, checks=checks), closing=closing, **options)
+        settings = {name: options.pop(name) for name in AppSettings.__dataclass_fields__ if name in options}
+        state = GatewayState.make(Gateway(engine, checks=checks), closing=closing, **options)
+        app = create_app(state, AppSettings(**settings))
         await HttpServer(app, stop.is_set, closing, ready.set).serve(sockets=[listener])
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))

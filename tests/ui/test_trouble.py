@@ -30,7 +30,7 @@ def scripted(smollm2: Path) -> Scripted:
 @pytest.fixture
 def url(scripted: Scripted) -> Iterator[str]:
     with serving(
-        scripted, site=static_site.load(), console=Console(scripted), room=RequestQueue(at_once=1, waiting=0)
+        scripted, site=static_site.load(), console=Console(scripted), queue=RequestQueue(at_once=1, waiting=0)
     ) as url:
         yield url
 

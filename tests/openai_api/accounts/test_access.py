@@ -348,7 +348,7 @@ def test_answers_go_on_while_the_database_takes_nothing_and_nothing_is_lost(
         locker.execute("COMMIT")
         assert requests() == 4
     locker.close()
-    said = [record.getMessage() for record in caplog.records if record.name.endswith("recorder")]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("usage_writer")]
     assert said == [
         "usage cannot be written down (the accounts cannot be used now: database is locked); "
         "it is kept and tried again",

@@ -13,7 +13,7 @@ from openai_api.http.concurrency import RequestQueue
 
 
 async def hold(room: RequestQueue, leave: asyncio.Event, order: list[int], number: int) -> None:
-    async with room.place():
+    async with room.slot():
         order.append(number)
         await leave.wait()
 
@@ -31,7 +31,7 @@ def test_those_who_wait_are_served_in_their_order_and_the_rest_is_refused() -> N
         await turns()
         assert order == [0, 1] and (room.in_progress, room.waiting) == (2, 3)
         with pytest.raises(ApiError) as refused:
-            async with room.place():
+            async with room.slot():
                 raise AssertionError("there was no room")
         assert refused.value.status == 429 and int(refused.value.headers["Retry-After"]) >= 1
         for event in leave:
@@ -48,12 +48,12 @@ def test_who_waits_too_long_is_refused_and_leaves_no_trace() -> None:
         holder = asyncio.create_task(hold(room, leave, [], 0))
         await turns()
         with pytest.raises(ApiError) as refused:
-            async with room.place():
+            async with room.slot():
                 raise AssertionError("there was no room")
         assert refused.value.status == 429 and room.waiting == 0
         leave.set()
         await holder
-        async with room.place():
+        async with room.slot():
             assert room.in_progress == 1
 
     asyncio.run(run())

@@ -14,6 +14,7 @@ import pytest
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
 from openai_api.http.server import HttpServer, listen, url_of
+from openai_api.state import GatewayState
 from tests.openai_api.conftest import LIMIT
 from tests.openai_api.engine import MODEL, WholeModel
 
@@ -73,7 +74,7 @@ def test_stopping_the_gateway_ends_open_streams_with_an_error(engine: WholeModel
 
         async def serve() -> None:
             closing = asyncio.Event()
-            app = create_app(Gateway(engine), closing=closing)
+            app = create_app(GatewayState.make(Gateway(engine), closing=closing))
             await HttpServer(app, stop.is_set, closing, ready.set).serve(sockets=[listener])
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()))

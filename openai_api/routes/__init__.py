@@ -1,0 +1,1 @@
+"""Routes: the endpoints of the gateway, each with the scope that it needs."""
