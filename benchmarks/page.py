@@ -33,7 +33,7 @@ from openai_api.app import AppSettings, create_app
 from openai_api.gateway import Gateway
 from openai_api.http import static_site
 from openai_api.http.server import HttpServer, listen, url_of
-from openai_api.state import GatewayState
+from openai_api.routes.state import GatewayState
 from routing import wire
 from swarm import AsyncSwarmClient, Notice, Sampling
 from swarm.cli.up import split_evenly

@@ -27,7 +27,7 @@ from openai_api.protocol.messages import body_of
 from openai_api.protocol.openapi import KEYED
 from openai_api.protocol.schemas import names
 from openai_api.routes import accounts, console, inference, monitoring
-from openai_api.state import GatewayState
+from openai_api.routes.state import GatewayState
 from swarm.errors import SwarmError
 from swarm.version import __version__
 

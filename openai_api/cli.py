@@ -17,7 +17,7 @@ from openai_api.http import static_site
 from openai_api.http.auth import is_loopback
 from openai_api.http.concurrency import AT_ONCE, PATIENCE, WAITING, RequestQueue
 from openai_api.http.server import HttpServer, listen, url_of
-from openai_api.state import GatewayState
+from openai_api.routes.state import GatewayState
 from routing.security import AdminKey, SecurityError
 from swarm import AsyncSwarmClient, Expelled, SwarmError
 from swarm.cli.admin import find_key

@@ -18,8 +18,7 @@ from openai_api.generation.generation import Answer, AnswerFormat, ChoicePlan, J
 from openai_api.generation.token_texts import TokenTexts
 from openai_api.generation.tool_formats import family_of, prepared
 from openai_api.protocol import embeddings
-from openai_api.protocol.chat import ChatFormat
-from openai_api.protocol.chat_schemas import ChatMessage, ChatRequest, Tool
+from openai_api.protocol.chat import ChatFormat, ChatMessage, ChatRequest, Tool
 from openai_api.protocol.chunks import Chunked
 from openai_api.protocol.completions import CompletionFormat
 from openai_api.protocol.embeddings import EmbeddingRequest, embedded, shortened

@@ -10,7 +10,7 @@ from openai_api.generation import grammars
 from openai_api.generation.generation import ToolOptions
 from openai_api.generation.grammars import MOST_CALLS
 from openai_api.generation.tool_formats import ToolFormat
-from openai_api.protocol.chat_schemas import ChatRequest, NamedTool, Tool
+from openai_api.protocol.chat import ChatRequest, NamedTool, Tool
 from openai_api.protocol.schemas import ResponseFormat
 from routing.wire import MAX_GRAMMAR
 from swarm.grammar import ConstraintError, guided, of_regex, of_schema, problem_of

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from openai_api.protocol.chat_schemas import ChatMessage, Tool
+from openai_api.protocol.chat import ChatMessage, Tool
 from openai_api.protocol.schemas import StrictModel, Text, TokenId, combination
 
 MAX_IDS = 1 << 20

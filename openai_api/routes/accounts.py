@@ -19,7 +19,7 @@ from openai_api.accounts.principals import SCOPES, Key, Person
 from openai_api.accounts.sign_in import BEGIN, CALLBACK, END, SignIn
 from openai_api.errors import ApiError, invalid
 from openai_api.http.scopes import OPEN, ScopedEndpoint, scoped
-from openai_api.state import Caller, MaybeCaller, State
+from openai_api.routes.state import Caller, MaybeCaller, State
 from swarm.errors import SwarmError
 
 open_router = APIRouter(prefix="/api", include_in_schema=False, route_class=scoped(OPEN))

@@ -15,7 +15,7 @@ from openai_api.errors import ApiError
 from openai_api.http.auth import own_page
 from openai_api.http.disconnects import EventStream, run_until_disconnect
 from openai_api.http.scopes import scoped
-from openai_api.state import Caller, State
+from openai_api.routes.state import Caller, State
 
 router = APIRouter(prefix="/api", include_in_schema=False, route_class=scoped("console"))
 admin_router = APIRouter(prefix="/api", include_in_schema=False, route_class=scoped("admin"))

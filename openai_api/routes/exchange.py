@@ -16,7 +16,7 @@ from openai_api.generation.engine import Engine
 from openai_api.generation.generation import Answer, sse
 from openai_api.http.auth import principal_of
 from openai_api.http.disconnects import EventStream, run_until_disconnect
-from openai_api.state import GatewayState, State
+from openai_api.routes.state import GatewayState, State
 
 T = TypeVar("T")
 

@@ -8,18 +8,16 @@ from starlette.responses import JSONResponse, Response
 from openai_api.errors import model_not_found
 from openai_api.http.scopes import scoped
 from openai_api.protocol import messages, openapi
-from openai_api.protocol.chat_schemas import ChatRequest
+from openai_api.protocol.chat import ChatRequest
 from openai_api.protocol.embeddings import EmbeddingRequest
-from openai_api.protocol.message_schemas import CountRequest, MessagesRequest
-from openai_api.protocol.messages import MessageOutput
+from openai_api.protocol.messages import CountRequest, MessageOutput, MessagesRequest
 from openai_api.protocol.models import catalogue, described
 from openai_api.protocol.openapi import MESSAGES_ERRORS, answers
-from openai_api.protocol.response_schemas import ResponsesRequest
-from openai_api.protocol.responses import ResponseOutput
+from openai_api.protocol.responses import ResponseOutput, ResponsesRequest
 from openai_api.protocol.schemas import CompletionRequest
 from openai_api.protocol.tokens import DetokenizeRequest, Name, TokenizeRequest
 from openai_api.routes.exchange import Exchanged
-from openai_api.state import Caller, State
+from openai_api.routes.state import Caller, State
 
 router = APIRouter(responses=openapi.errors(), route_class=scoped("inference"))
 

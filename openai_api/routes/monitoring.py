@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from openai_api.http.scopes import OPEN, scoped
 from openai_api.protocol import openapi
 from openai_api.protocol.openapi import answers
-from openai_api.state import MaybeCaller, State
+from openai_api.routes.state import MaybeCaller, State
 from swarm import ServedModel
 
 router = APIRouter(responses=openapi.errors(), route_class=scoped("console"))

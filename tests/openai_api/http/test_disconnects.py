@@ -14,7 +14,7 @@ import pytest
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
 from openai_api.http.server import HttpServer, listen, url_of
-from openai_api.state import GatewayState
+from openai_api.routes.state import GatewayState
 from tests.openai_api.conftest import LIMIT
 from tests.openai_api.engine import MODEL, WholeModel
 

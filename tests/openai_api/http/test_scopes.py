@@ -17,7 +17,7 @@ from openai_api.console.console import Console
 from openai_api.gateway import Gateway
 from openai_api.http.scopes import ANY, OPEN, open_paths, scope_of, scoped
 from openai_api.http.static_site import simple
-from openai_api.state import GatewayState
+from openai_api.routes.state import GatewayState
 from tests.openai_api.accounts.toy import Toy
 
 SCOPES = {

@@ -24,8 +24,7 @@ from openai_api.protocol.chunks import Chunked
 from openai_api.protocol.messages import MessageOutput, error_body
 from openai_api.protocol.openapi import ChatCompletion as DocumentedChat
 from openai_api.protocol.openapi import MessageObject, ResponseObject
-from openai_api.protocol.response_schemas import ResponsesRequest
-from openai_api.protocol.responses import ResponseOutput
+from openai_api.protocol.responses import ResponseOutput, ResponsesRequest
 
 responses: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 messages: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_api.errors import ApiError
-from openai_api.protocol.chat_schemas import ChatRequest
+from openai_api.protocol.chat import ChatRequest
 from openai_api.protocol.parameters import longest_session, new_tokens, sampling_of, seed_of
 from openai_api.protocol.schemas import CompletionRequest
 from swarm import Sampling, ServedModel

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openai_api.errors import ApiError, from_validation
-from openai_api.protocol.chat_schemas import ChatRequest
+from openai_api.protocol.chat import ChatRequest
 from openai_api.protocol.embeddings import EmbeddingRequest
-from openai_api.protocol.message_schemas import CountRequest, MessagesRequest
-from openai_api.protocol.response_schemas import ResponsesRequest
+from openai_api.protocol.messages import CountRequest, MessagesRequest
+from openai_api.protocol.responses import ResponsesRequest
 from openai_api.protocol.schemas import CompletionRequest, StrictModel, names
 from openai_api.protocol.tokens import DetokenizeRequest, TokenizeRequest
 

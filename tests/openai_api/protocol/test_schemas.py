@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_api.errors import ApiError, from_validation
-from openai_api.protocol.chat_schemas import ChatRequest
-from openai_api.protocol.response_schemas import ResponsesRequest
+from openai_api.protocol.chat import ChatRequest
+from openai_api.protocol.responses import ResponsesRequest
 from openai_api.protocol.schemas import CompletionRequest, GenerationRequest, names
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
