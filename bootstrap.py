@@ -351,9 +351,9 @@ def run(command: "list[str]") -> int:
     child = subprocess.Popen(command)
     # Loaded by their paths: what they are part of may not be importable. The job ends the program if this process is
     # killed; when the window is closed, this process waits for the program.
-    job = runpy.run_path(str(ROOT / "swarm" / "system" / "jobs.py"))["Job"]()
+    job = runpy.run_path(str(ROOT / "swarm" / "system" / "jobs.py"))["JobObject"]()
     job.add(child.pid)
-    with runpy.run_path(str(ROOT / "swarm" / "system" / "console.py"))["closing_stops"](lambda: None):
+    with runpy.run_path(str(ROOT / "swarm" / "system" / "console.py"))["stop_on_close"](lambda: None):
         while True:
             try:
                 return child.wait()

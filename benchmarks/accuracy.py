@@ -25,7 +25,7 @@ from benchmarks.limit import options_of
 from benchmarks.ring import say
 from swarm.models import resolve
 from swarm.sampling import log_softmax
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 from swarm.tokenizer import Tokenizer
 
 PAGES = Path(__file__).parents[1] / "docs"
@@ -82,7 +82,7 @@ def compare(model: Path, engines: list[str], pieces: list[list[int]], threads: i
 @click.option("--windows", "count", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, engines: str, threads: int, window: int, count: int, json_file: Path | None) -> None:
-    with clear_errors():
+    with user_errors():
         resolved = resolve.resolve(model)
         tokenizer = Tokenizer.load(resolved.path)
         if tokenizer is None:

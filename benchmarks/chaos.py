@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import ModelInfo, Span, registry
-from benchmarks.proxy import Proxy
+from benchmarks.kit.proxy import Proxy
 from swarm import ClientSession, SwarmClient, SwarmError
-from swarm.cli.up import split_evenly
+from swarm.cli.programs.up import split_evenly
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 from tests.e2e.programs import Program, Swarm
 
 PROMPT_TOKENS = 16
@@ -184,7 +184,7 @@ def storm(
     picture: Path | None,
 ) -> None:
     """Kill and stop servers at random under concurrent streams; killed ones are started again."""
-    with clear_errors(), ExitStack() as resources:
+    with user_errors(), ExitStack() as resources:
         swarm, found, info = resources.enter_context(started(model))
         members = Members(swarm, found.path, found.name, ("--threads", "1", "--dtype", "float32"))
         places = {f"{span}-{replica}": span for span in split_evenly(info.blocks, spans) for replica in range(replicas)}
@@ -338,7 +338,7 @@ def grid(
     comes when another one is back.
     """
     chance = random.Random(seed)
-    with clear_errors(), ExitStack() as resources:
+    with user_errors(), ExitStack() as resources:
         swarm, found, info = resources.enter_context(started(model))
         threads = str(psutil.cpu_count(logical=False) or 1)
         members = Members(swarm, found.path, found.name, ("--threads", threads, "--dtype", "float32"))

@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import Batch, Options, Row, Span, registry
+from benchmarks.kit.swarm import machine
 from benchmarks.ring import say
-from benchmarks.swarms import machine
 from swarm.models import resolve
 from swarm.system import home
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 ARRAY = 1 << 30  # bytes, far more than any cache
 PASSES = 5
@@ -110,7 +110,7 @@ def main(
 ) -> None:
     if small_pages and sys.platform != "linux":
         raise click.UsageError("--small-pages is for Linux; nothing uses large pages elsewhere")
-    with clear_errors():
+    with user_errors():
         resolved = resolve.resolve(model)
         if one and small_pages:
             ctypes.CDLL(None).prctl(_DISABLE_LARGE_PAGES, 1, 0, 0, 0)

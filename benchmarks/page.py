@@ -28,17 +28,17 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import registry
-from benchmarks.swarms import Swarm, machine
+from benchmarks.kit.swarm import Swarm, machine
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
 from openai_api.http import static_site
 from openai_api.http.server import HttpServer, listen, url_of
 from routing import wire
 from swarm import AsyncSwarmClient, Notice, Sampling
-from swarm.cli.up import split_evenly
+from swarm.cli.programs.up import split_evenly
 from swarm.errors import SwarmError
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 PATIENCE = 120_000  # ms for an answer
 STEPS = ("in the page", "in the document", "on the screen")
@@ -140,7 +140,7 @@ def figures(first: list[float], later: list[list[float]]) -> list[dict[str, Any]
 @click.option("--browser", "program", default=lambda: shutil.which("chromium"), help="Chromium.  [default: in PATH]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, servers: int, runs: int, program: str | None, json_file: Path | None) -> None:
-    with clear_errors(), tempfile.TemporaryDirectory() as scratch:
+    with user_errors(), tempfile.TemporaryDirectory() as scratch:
         found = resolve.resolve(model)
         if program is None or not (static_site.STATIC / "app" / "index.html").is_file():
             raise SwarmError("this needs Chromium (--browser) and the built page (python bootstrap.py install)")

@@ -34,16 +34,16 @@ from rich.table import Table
 from backends import Span
 from backends.llamacpp import cut, precision, source
 from backends.llamacpp.library import library
+from benchmarks.kit.petals_client import CLIENT
+from benchmarks.kit.swarm import Program, Swarm, machine
+from benchmarks.kit.whole_model import Timed
 from benchmarks.llama import has_rpc
 from benchmarks.ring import over_swarm, say
-from benchmarks.swarms import Program, Swarm, machine
-from benchmarks.upstream import CLIENT
-from benchmarks.whole import Timed
 from routing.client import DirectoryClient
 from routing.security import Identity, JoinToken
-from swarm.cli.up import split_evenly
+from swarm.cli.programs.up import split_evenly
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 SHORT = 8  # tokens of the prompt
 PETALS = "SWARM_PETALS_PYTHON"
@@ -276,7 +276,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def main(
     model: str, quantize: str, threads: int, tokens: int, runs: int, json_file: Path | None, picture: Path | None
 ) -> None:
-    with clear_errors():
+    with user_errors():
         resolved = resolve.resolve(model)
         settings = Settings(resolved.name, quantize, threads, tokens, runs)
         busy = psutil.cpu_percent(1.0)

@@ -22,13 +22,13 @@ import psutil
 from rich.console import Console
 
 from backends import ModelInfo, registry
-from benchmarks import report
-from benchmarks.engine import Engine, watch_idle
-from benchmarks.swarms import Swarm, machine
-from benchmarks.whole import Kind, Timed, Whole, timed
-from swarm.cli.up import split_evenly
+from benchmarks.kit import report
+from benchmarks.kit.engine import Engine, watch_idle
+from benchmarks.kit.swarm import Swarm, machine
+from benchmarks.kit.whole_model import Kind, Timed, Whole, timed
+from swarm.cli.programs.up import split_evenly
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 WIDTH = 120  # columns of the tables, also where the output is no terminal
 SHORT = 8  # tokens of the short prompt
@@ -144,7 +144,7 @@ def main(
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
-    with clear_errors():
+    with user_errors():
         found = resolve.resolve(model)
         info = registry.find(registry.DEFAULT).describe(found.path)
         if info.context_length:

@@ -20,10 +20,17 @@ from openai_api.http.concurrency import AT_ONCE, PATIENCE, WAITING, RequestQueue
 from openai_api.http.server import HttpServer, listen, url_of
 from routing.security import AdminKey, SecurityError
 from swarm import AsyncSwarmClient, Expelled, SwarmError
-from swarm.cli.admin import find_key
-from swarm.cli.main import from_file, join_option, patience_option, private_option, verbose_option, verify_option
+from swarm.cli.admin import find_admin_key
+from swarm.cli.options import (
+    config_settings,
+    join_option,
+    patience_option,
+    private_option,
+    verbose_option,
+    verify_option,
+)
 from swarm.system import console, firewall, join
-from swarm.system.process import StopSignal, announce, clear_errors, log_to_stderr, stopping
+from swarm.system.process import StopSignal, log_to_stderr, print_contract_line, stop_signals, user_errors
 
 
 @click.command("swarm-gateway", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -90,7 +97,7 @@ def command(
     their servers do.
     """
     log_to_stderr(verbose)
-    with clear_errors(), stopping() as stop:
+    with user_errors(), stop_signals() as stop:
         key = (api_key or "").strip() or None
         signing_in = OpenIdOptions(**openid)
         provider, origins = setup.provider(signing_in), setup.origins_of(allow_origin)
@@ -101,8 +108,8 @@ def command(
                 "'swarm key create NAME --owner', or set SWARM_API_KEY, or pass --api-key",
                 exit_code=2,
             )
-        token = join.find(join_token)
-        firewall.tell_once(host)
+        token = join.find_join_token(join_token)
+        firewall.log_rule_once(host)
         inviting = _admin_key(admin_key, key is None or members is not None)
         invites = admin_key is not None or members is None
         with listen(host, port) as listener:
@@ -136,7 +143,7 @@ def _admin_key(given: str | None, look: bool) -> AdminKey | None:
     if given is None and not look:
         return None
     try:
-        return find_key(given)
+        return find_admin_key(given)
     except (SwarmError, SecurityError):
         if given is not None:
             raise
@@ -163,7 +170,7 @@ async def _serve(
             app,
             lambda: stop.is_set() or client.expelled,
             closing,
-            on_ready=lambda: announce(f"ready: {url}"),
+            on_ready=lambda: print_contract_line(f"ready: {url}"),
         )
         stop.abrupt = False
         working = [asyncio.create_task(gateway.prefetch()), asyncio.create_task(live.watch())]
@@ -181,11 +188,11 @@ async def _serve(
 
 
 def main() -> None:
-    console.tolerate()
+    console.make_streams_lenient()
     command.main(
         prog_name="swarm-gateway",
         auto_envvar_prefix="SWARM_GATEWAY",
-        default_map=from_file().get("gateway", {}),
+        default_map=config_settings().get("gateway", {}),
     )
 
 

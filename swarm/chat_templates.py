@@ -10,7 +10,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 
-class Template(NamedTuple):
+class ChatTemplate(NamedTuple):
     """
     Attributes:
         family: for people.
@@ -35,7 +35,7 @@ _SYSTEM = (
 )
 
 FAMILIES = (
-    Template(
+    ChatTemplate(
         "ChatML",
         "<|im_start|>",
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -43,7 +43,7 @@ FAMILIES = (
         + "<|im_start|>assistant\n{% endif %}",
         end="<|im_end|>",
     ),
-    Template(
+    ChatTemplate(
         "Llama 3",
         "<|start_header_id|>",
         "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
@@ -52,7 +52,7 @@ FAMILIES = (
         + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
         end="<|eot_id|>",
     ),
-    Template(
+    ChatTemplate(
         "Gemma",
         "<start_of_turn>",
         "{{ bos_token }}" + _SYSTEM + "{% else %}<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n"
@@ -61,7 +61,7 @@ FAMILIES = (
         + "<start_of_turn>model\n{% endif %}",
         end="<end_of_turn>",
     ),
-    Template(
+    ChatTemplate(
         "Mistral",
         "[INST]",
         "{{ bos_token }}"
@@ -69,7 +69,7 @@ FAMILIES = (
         + "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}"
         + "{% else %}[INST] {{ ns.system }}{{ m.content }} [/INST]{% set ns.system = '' %}{% endif %}{% endfor %}",
     ),
-    Template(
+    ChatTemplate(
         "Zephyr",
         "<|assistant|>",
         "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
@@ -77,7 +77,7 @@ FAMILIES = (
         + "<|assistant|>\n{% endif %}",
     ),
 )
-PLAIN = Template(
+PLAIN = ChatTemplate(
     "plain text",
     "",
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
@@ -87,6 +87,6 @@ PLAIN = Template(
 )
 
 
-def detected(vocabulary: Container[str]) -> Template:
+def detect_template(vocabulary: Container[str]) -> ChatTemplate:
     """The template of the family that has this vocabulary; plain text where it is none that is known."""
     return next((template for template in FAMILIES if template.sign in vocabulary), PLAIN)

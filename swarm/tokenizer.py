@@ -29,8 +29,8 @@ TOKENIZER_FILES = (
 _VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
-_LONGEST = 32  # tokens that may wait for the rest of a character before what is settled is cut off
-_CHARACTER = 4  # bytes of the longest character in UTF-8, and so the most tokens that one can be spread over
+_MAX_PENDING = 32  # tokens that may wait for the rest of a character before what is settled is cut off
+_MAX_CHARACTER = 4  # bytes of the longest character in UTF-8, and so the most tokens that one can be spread over
 
 
 class Tokenizer:
@@ -191,7 +191,7 @@ class Detokenizer:
             new, self._given = certain[len(self._given) :], certain
         if certain == text and text == self._given:
             self._shorten(self._fresh)
-        elif len(self._window) > _LONGEST:
+        elif len(self._window) > _MAX_PENDING:
             new += self._cut(text)
         return new
 
@@ -215,7 +215,7 @@ class Detokenizer:
 
     def _cut(self, text: str) -> str:
         """A long run of broken characters: give out the part of it that no later token can change."""
-        for at in range(len(self._window) - _CHARACTER, 0, -1):
+        for at in range(len(self._window) - _MAX_CHARACTER, 0, -1):
             left, right = self._decode(self._window[:at]), self._decode(self._window[at:])
             if left + right == text and left.startswith(self._given):
                 new = left[len(self._given) :]

@@ -30,8 +30,8 @@ from swarm.server.rebalancing import Moves
 from swarm.server.server import Server
 from swarm.server.tenure import Tenure
 from swarm.system import firewall
-from swarm.system.identities import claimed, seen_as
-from swarm.system.process import StopSignal, announce
+from swarm.system.identities import display_name, hold_identity
+from swarm.system.process import StopSignal, print_contract_line
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def serve(settings: ServerSettings, stop: StopSignal) -> None:
     if settings.blocks is not None and settings.blocks.end > info.blocks:
         raise BackendError(f"--blocks {settings.blocks} is outside {model.name}, which has {info.blocks} blocks")
     with ExitStack() as resources:
-        name, identity = resources.enter_context(claimed("server", settings.name))
-        name = settings.name or seen_as(name)
+        name, identity = resources.enter_context(hold_identity("server", settings.name))
+        name = settings.name or display_name(name)
         directory = DirectoryClient(token, identity, name, role="server")
         resources.callback(directory.close)
         directory.start()
@@ -100,7 +100,7 @@ def serve(settings: ServerSettings, stop: StopSignal) -> None:
             context, bind, identity, lambda key: directory.admits(key) and floods.heard(key), floods.useless
         )
         resources.callback(listener.close)
-        firewall.tell_once(listener.host)
+        firewall.log_rule_once(listener.host)
         agent = RelayAgent(lambda: directory.view.routers, identity, listener.host, listener.port)
         resources.callback(agent.close)
         direct = reachable(listener.host, listener.port, settings.advertise)
@@ -109,7 +109,7 @@ def serve(settings: ServerSettings, stop: StopSignal) -> None:
             name=name,
             addresses=agent.reachable(direct, settings.relayed),
             model=settings.model_name
-            or resolve.as_spelled(model.name, (s.model for s in directory.view.servers.values())),
+            or resolve.match_spelling(model.name, (s.model for s in directory.view.servers.values())),
             blocks=info.blocks,
             start=0,
             end=info.blocks,
@@ -170,7 +170,7 @@ def serve(settings: ServerSettings, stop: StopSignal) -> None:
             stop.abrupt = False
             text = f"{name} serves blocks {span} of {server.model} on {stage.device} ({server.addresses[0]})"
             if served is None:
-                announce(f"ready: {text}")
+                print_contract_line(f"ready: {text}")
             else:
                 log.info("moved: %s", text)
             loop.run(vigil, tenure)

@@ -8,7 +8,7 @@ from swarm.errors import SwarmError
 from swarm.system import home
 
 
-def remember(token: str) -> None:
+def save_join_token(token: str) -> None:
     """Keep the token of a swarm on this machine, readable by its owner only."""
     path = home.folder("up") / "join"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -16,7 +16,7 @@ def remember(token: str) -> None:
         file.write(token)
 
 
-def find(given: str | None) -> str:
+def find_join_token(given: str | None) -> str:
     """Raises: SwarmError: there is none."""
     path = home.home() / "up" / "join"
     if given:

@@ -12,7 +12,7 @@ from routing.limits import RateLimit
 
 BURST = 100  # lines of one kind that may come at once
 RATE = 0.2  # of them per second from then on: some 3 MB a day
-KINDS = 1000
+MAX_KINDS = 1000
 
 
 class RateLimitedFilter(logging.Filter):
@@ -24,7 +24,7 @@ class RateLimitedFilter(logging.Filter):
 
     def __init__(self, burst: float = BURST, rate: float = RATE, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._limit = RateLimit(rate, burst, clock, max_keys=KINDS)
+        self._limit = RateLimit(rate, burst, clock, max_keys=MAX_KINDS)
         self._left_out: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -32,7 +32,7 @@ class RateLimitedFilter(logging.Filter):
         kind = f"{record.name} {record.msg}"
         with self._lock:
             if self._limit.spend(kind):
-                if kind in self._left_out or len(self._left_out) < KINDS:
+                if kind in self._left_out or len(self._left_out) < MAX_KINDS:
                     self._left_out[kind] += 1
                 return False
             left_out = self._left_out.pop(kind, 0)
@@ -41,7 +41,7 @@ class RateLimitedFilter(logging.Filter):
         return True
 
 
-class PrintableFilter(logging.Formatter):
+class PrintableFormatter(logging.Formatter):
     """Peers write parts of what is logged: what would move the cursor or begin a new line is escaped."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:

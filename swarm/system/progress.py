@@ -23,7 +23,7 @@ class Progress(Protocol):
 
 
 @contextmanager
-def shown(stream: TextIO | None = None) -> Iterator[Progress]:
+def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     """Bars on a terminal; elsewhere a plain line for every ten percent. `stream` is standard error by default."""
     stream = stream or sys.stderr
     if stream is None or not stream.isatty():

@@ -18,7 +18,7 @@ from pc.layout import Layout
 from pc.log import Log
 
 from routing.security import Identity, JoinToken
-from swarm.system.firewall import rule
+from swarm.system.firewall import rule_command
 from swarm.system.home import home
 
 ENTRY = r"D:\Jürgen Ω\layerswarm\bin"
@@ -186,7 +186,9 @@ def test_the_firewall_rule_is_taken_back_by_the_program_that_it_names() -> None:
     assert f"program={program}" in firewall.add_command(program) and f"program={program}" in firewall.remove_command(
         program
     )
-    assert shlex.split(rule(program)) == firewall.add_command(program)  # the one that the programs and the doctor name
+    assert shlex.split(rule_command(program)) == firewall.add_command(
+        program
+    )  # the one that the programs and the doctor name
 
 
 def _installation(folder: Path) -> Layout:

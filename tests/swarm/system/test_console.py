@@ -14,7 +14,11 @@ import pytest
 from swarm.system import console, firewall
 
 ROOT = Path(__file__).parents[3]
-ECHO = "import sys; from swarm.system import console; console.tolerate(); print(sys.stdin.readline().strip(), {!a})"
+ECHO = """import sys
+from swarm.system import console
+console.make_streams_lenient()
+print(sys.stdin.readline().strip(), {!a})
+"""
 
 
 def echo(said: bytes, **environment: str) -> bytes:
@@ -42,12 +46,12 @@ def test_a_console_that_knows_few_characters_is_shown_question_marks() -> None:
 def test_a_program_without_streams_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)  # as pythonw.exe and services have it
-    console.tolerate()
+    console.make_streams_lenient()
 
 
 def test_a_closed_window_asks_to_stop_and_waits_for_the_end() -> None:
     asked, returned = threading.Event(), threading.Event()
-    closing = console.Closing(asked.set, grace=60)
+    closing = console.CloseHandler(asked.set, grace=60)
 
     def close() -> None:
         assert closing(2)
@@ -62,7 +66,7 @@ def test_a_closed_window_asks_to_stop_and_waits_for_the_end() -> None:
 
 
 def test_ctrl_c_and_ctrl_break_are_left_to_python() -> None:
-    closing = console.Closing(lambda: pytest.fail("it stopped"))
+    closing = console.CloseHandler(lambda: pytest.fail("it stopped"))
     assert not closing(0) and not closing(1)
 
 
@@ -71,19 +75,19 @@ def test_the_firewall_rule_is_told_once_for_each_program_that_others_shall_reach
 ) -> None:
     caplog.set_level(logging.INFO)
     for host in ("127.0.0.1", "localhost", "::1"):
-        firewall.tell_once(host, windows=True)
-    firewall.tell_once("0.0.0.0", windows=False)
+        firewall.log_rule_once(host, windows=True)
+    firewall.log_rule_once("0.0.0.0", windows=False)
     assert not caplog.messages and not swarm_home.exists()
-    firewall.tell_once("0.0.0.0", windows=True)
-    firewall.tell_once("192.168.1.7", windows=True)
+    firewall.log_rule_once("0.0.0.0", windows=True)
+    firewall.log_rule_once("192.168.1.7", windows=True)
     (line,) = caplog.messages
-    assert firewall.rule(firewall.listener()) in line and "swarm doctor" in line
+    assert firewall.rule_command(firewall.listening_program()) in line and "swarm doctor" in line
 
 
 def test_the_rule_names_the_executable_that_listens() -> None:
-    rule = firewall.rule(r"D:\Zoë Müller\python.exe")
+    rule = firewall.rule_command(r"D:\Zoë Müller\python.exe")
     assert rule == (
         "netsh advfirewall firewall add rule name=layerswarm dir=in action=allow protocol=TCP profile=private,domain "
         r'program="D:\Zoë Müller\python.exe"'
     )
-    assert Path(firewall.listener()).samefile(sys.executable) or sys.prefix != sys.base_prefix
+    assert Path(firewall.listening_program()).samefile(sys.executable) or sys.prefix != sys.base_prefix

@@ -33,7 +33,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Torch:
+class TorchInstall:
     """What `import torch` gives.
 
     Attributes:
@@ -55,7 +55,7 @@ def pip_line(python: str, version: str) -> str:
     return f'"{python}" -m pip install "torch=={plain}+{CUDA_INDEX}" --index-url {INDEX}{CUDA_INDEX}'
 
 
-def torch(found: Torch, gpus: Sequence[Gpu], python: str, windows: bool) -> Finding:
+def torch(found: TorchInstall, gpus: Sequence[Gpu], python: str, windows: bool) -> Finding:
     """Whether torch works, and on the GPUs that are here. `python`: the interpreter that torch is installed for."""
     nvidia = [gpu for gpu in gpus if gpu.nvidia]
     if found.error:
@@ -103,7 +103,7 @@ def _described(gpu: Gpu) -> str:
     return f"{gpu.name} ({', '.join(memory)})" if memory else gpu.name
 
 
-def room(model: str, weights: int, blocks: int, free: int, where: str) -> Finding:
+def model_fit(model: str, weights: int, blocks: int, free: int, where: str) -> Finding:
     """Whether a model fits: `weights` bytes in `blocks` blocks, `free` bytes on `where` (a GPU, or the main memory).
 
     An estimate: a tenth is taken for the KV cache and what else a server needs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["ok", "skipped", "warning", "broken"]
+FindingLevel = Literal["ok", "skipped", "warning", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,6 @@ class Finding:
     """
 
     subject: str
-    level: Level
+    level: FindingLevel
     what: str
     mend: str = ""

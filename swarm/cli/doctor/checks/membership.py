@@ -9,7 +9,7 @@ from typing import Literal
 
 from swarm.cli.doctor.checks.finding import Finding
 
-Standing = Literal["member", "newcomer", "expelled", "wrong token", "impostor", "unreachable"]
+MembershipStatus = Literal["member", "newcomer", "expelled", "wrong token", "impostor", "unreachable"]
 DRIFT = 60.0  # s that clocks may be apart
 
 
@@ -25,7 +25,7 @@ class DirectoryAnswer:
 
     where: str
     name: str
-    standing: Standing
+    standing: MembershipStatus
     dates: tuple[float, ...] = ()
 
 
@@ -60,7 +60,7 @@ def directory(answers: Sequence[DirectoryAnswer], expired: str) -> list[Finding]
     return found
 
 
-def _names(answers: Sequence[DirectoryAnswer], standing: Standing) -> str:
+def _names(answers: Sequence[DirectoryAnswer], standing: MembershipStatus) -> str:
     return ", ".join(answer.name for answer in answers if answer.standing == standing and answer.name)
 
 

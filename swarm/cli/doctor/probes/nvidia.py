@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarm.cli.doctor.checks.accelerators import Gpu
 
 
-def cards() -> list[Gpu]:
+def nvidia_gpus() -> list[Gpu]:
     """All of them; none where there is no driver."""
     try:
         import pynvml

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from swarm import BadRequest
-from swarm.chat_templates import FAMILIES, PLAIN, Template, detected
-from swarm.cli import conversation
-from swarm.cli.conversation import ChatTurn, Conversation
-from swarm.cli.markdown import MarkdownWriter, before, complete
+from swarm.chat_templates import FAMILIES, PLAIN, ChatTemplate, detect_template
+from swarm.cli.chat import conversation
+from swarm.cli.chat.conversation import ChatTurn, Conversation
+from swarm.cli.chat.markdown import MarkdownWriter, settled_length, until_stop
 
 MESSAGES = [
     {"role": "system", "content": "Be short."},
@@ -41,8 +41,8 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("template", [*FAMILIES, PLAIN], ids=lambda template: template.family)
-def test_each_family_is_known_by_its_vocabulary_and_asked_in_its_form(template: Template) -> None:
-    assert detected({"the", template.sign} if template.sign else {"the"}) is template
+def test_each_family_is_known_by_its_vocabulary_and_asked_in_its_form(template: ChatTemplate) -> None:
+    assert detect_template({"the", template.sign} if template.sign else {"the"}) is template
     text = jinja2.Environment(trim_blocks=True).from_string(template.text)
     written = text.render(messages=MESSAGES, add_generation_prompt=True, bos_token="<s>", eos_token="</s>")
     assert written == WRITTEN[template.family]
@@ -51,15 +51,15 @@ def test_each_family_is_known_by_its_vocabulary_and_asked_in_its_form(template: 
 @given(pieces=st.lists(st.text("a\n`~# ", max_size=6)), more=st.text("a\n`~# "))
 def test_what_is_printed_for_good_is_never_changed_by_what_follows(pieces: list[str], more: str) -> None:
     text = "".join(pieces)
-    settled = complete(text)
-    assert complete(text + more) >= settled
+    settled = settled_length(text)
+    assert settled_length(text + more) >= settled
     assert settled == 0 or text[:settled].endswith("\n")
 
 
 def test_a_block_of_code_is_not_torn() -> None:
-    assert complete("One.\n\nTwo") == 6
-    assert complete("One.\n\n```\na = 1\n\nb = 2\n") == 6
-    assert complete("One.\n\n```\na = 1\n\nb = 2\n```\n\n") == 28
+    assert settled_length("One.\n\nTwo") == 6
+    assert settled_length("One.\n\n```\na = 1\n\nb = 2\n") == 6
+    assert settled_length("One.\n\n```\na = 1\n\nb = 2\n```\n\n") == 28
 
 
 @given(
@@ -70,7 +70,7 @@ def test_a_block_of_code_is_not_torn() -> None:
 def test_an_answer_ends_before_its_stop_text_however_it_is_cut(text: str, cuts: list[int], stop: str) -> None:
     marks = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
     pieces = [text[start:end] for start, end in itertools.pairwise(marks)]
-    assert "".join(before(pieces, stop)) == (text.split(stop)[0] if stop else text)
+    assert "".join(until_stop(pieces, stop)) == (text.split(stop)[0] if stop else text)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

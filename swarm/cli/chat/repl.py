@@ -12,19 +12,20 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
-from swarm.chat_templates import Template, detected
-from swarm.cli import conversation, generate, status
-from swarm.cli.conversation import Conversation
-from swarm.cli.markdown import MarkdownWriter, before
+from swarm.chat_templates import ChatTemplate, detect_template
+from swarm.cli import generate, status
+from swarm.cli.chat import conversation
+from swarm.cli.chat.conversation import Conversation
+from swarm.cli.chat.markdown import MarkdownWriter, until_stop
 from swarm.client.client import ClientSession, SamplingOptions, ServedModel, SwarmClient
 from swarm.errors import BadRequest, SwarmError
 from swarm.tokenizer import Tokenizer
 
-LONGEST = 8192  # tokens of a session
+MAX_SESSION_TOKENS = 8192  # tokens of a session
 
 
 @dataclass(frozen=True)
-class Partner:
+class ConnectedModel:
     """A model that answers, and the session that carries the conversation with it: a turn costs only its new tokens.
 
     Attributes:
@@ -34,7 +35,7 @@ class Partner:
     client: SwarmClient
     model: ServedModel
     tokenizer: Tokenizer
-    template: Template | None
+    template: ChatTemplate | None
     session: ClientSession
     stop_ids: tuple[int, ...]
 
@@ -42,13 +43,13 @@ class Partner:
     def met(cls, client: SwarmClient, name: str | None) -> Self:
         """Raises: SwarmError: the swarm does not serve it, or it has no tokenizer."""
         model = generate.pick_model(client, name)
-        tokenizer = generate.tokenizer_of(client, model.name)
+        tokenizer = generate.require_tokenizer(client, model.name)
         stops, template = set(tokenizer.stop_ids), None
         if not tokenizer.has_chat_template:
             vocabulary = tokenizer.fast.get_vocab()
-            template = detected(vocabulary)
+            template = detect_template(vocabulary)
             stops |= {vocabulary[token] for token in (template.end,) if token in vocabulary}
-        session = client.session(model.name, min(model.context_length or LONGEST, LONGEST))
+        session = client.session(model.name, min(model.context_length or MAX_SESSION_TOKENS, MAX_SESSION_TOKENS))
         return cls(client, model, tokenizer, template, session, tuple(sorted(stops)))
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -61,7 +62,7 @@ class Partner:
         return f"{self.model.name} on {servers}{form}"
 
 
-class Chat:
+class ChatRepl:
     """
     Args:
         connect: opens the swarm of a join token; it is closed when the chat leaves it.
@@ -132,7 +133,7 @@ class Chat:
 
     def do_peers(self) -> None:
         """Who serves which blocks."""
-        self._remarks.print(status.draw(self._partner.client.models(), self._partner.client.view))
+        self._remarks.print(status.status_table(self._partner.client.models(), self._partner.client.view))
 
     def do_connect(self, token: str) -> None:
         """Go on with the swarm of another join token."""
@@ -144,7 +145,7 @@ class Chat:
     def do_model(self, name: str = "") -> None:
         """What answers; with a name, what answers from now on."""
         if name:
-            old, self._partner = self._partner, Partner.met(self._partner.client, name)
+            old, self._partner = self._partner, ConnectedModel.met(self._partner.client, name)
             old.session.close()
         self._say(f"{self._partner}")
 
@@ -171,10 +172,10 @@ class Chat:
 
     # --- on the way --------------------------------------------------------------------------------------------------
 
-    def _entered(self, join: str, model: str | None) -> Partner:
+    def _entered(self, join: str, model: str | None) -> ConnectedModel:
         client = self._connect(join)
         try:
-            return Partner.met(client, model)
+            return ConnectedModel.met(client, model)
         except BaseException:
             client.close()
             raise
@@ -183,16 +184,16 @@ class Chat:
         partner = self._partner
         ids = partner.prompt(self._conversation.prompt(question))
         sampling = SamplingOptions(**{**self._sampling, "stop_ids": partner.stop_ids})
-        options = generate.checkable(sampling, self._verify)
-        pieces = generate.continued(partner.session, partner.tokenizer, ids, self._new, options)
+        options = generate.with_logprobs(sampling, self._verify)
+        pieces = generate.continue_text(partner.session, partner.tokenizer, ids, self._new, options)
         said: list[str] = []
         with MarkdownWriter(self._answers) as writer, suppress(KeyboardInterrupt):
-            for piece in before(pieces, partner.template.stop if partner.template else ""):
+            for piece in until_stop(pieces, partner.template.stop if partner.template else ""):
                 said.append(piece)
                 writer.write(piece)
         self._conversation.model = partner.model.name
         self._conversation.add(question, "".join(said).strip())
-        generate.verify(partner.session, self._verify)
+        generate.verify_answer(partner.session, self._verify)
 
     def _read(self) -> str | None:
         with suppress(EOFError, KeyboardInterrupt):

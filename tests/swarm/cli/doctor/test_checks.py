@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from swarm.cli.doctor.checks import accelerators, firewall, keys, machine, membership, ports
-from swarm.cli.doctor.checks.accelerators import Gpu, Torch
-from swarm.cli.doctor.checks.membership import DirectoryAnswer, Standing
+from swarm.cli.doctor.checks.accelerators import Gpu, TorchInstall
+from swarm.cli.doctor.checks.membership import DirectoryAnswer, MembershipStatus
 
 GB = 1_000_000_000
 
@@ -80,11 +80,11 @@ def test_short_paths_matter_only_on_windows_where_the_home_is_deep() -> None:
 
 
 def test_a_machine_that_falls_asleep_is_told_how_not_to() -> None:
-    idle = machine.parse_idle(POWERCFG)
+    idle = machine.parse_sleep_timeouts(POWERCFG)
     assert idle == (1800, 900)
     assert machine.sleep(idle).what.startswith("this machine sleeps after 30 minutes")
-    assert machine.sleep(machine.Idle(0, 900)).level == "ok"
-    assert machine.parse_idle('Invalid Parameters -- try "/?" for help') is None
+    assert machine.sleep(machine.SleepTimeouts(0, 900)).level == "ok"
+    assert machine.parse_sleep_timeouts('Invalid Parameters -- try "/?" for help') is None
     assert machine.sleep(None).level == "skipped"
 
 
@@ -97,17 +97,19 @@ def test_a_console_that_cannot_show_everything_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("found", "gpus", "level", "words"),
     [
-        (Torch("2.13.0+cpu"), [], "ok", "no NVIDIA GPU"),
-        (Torch("2.13.0+cu130", "13.0", usable=(RTX.name,)), [RTX], "ok", RTX.name),
-        (Torch("2.13.0+cpu"), [RTX], "warning", '"torch==2.13.0+cu130" --index-url https://download.pytorch.org/whl/cu130'),
-        (Torch("2.13.0+cpu"), [replace(RTX, cuda=(12, 8))], "warning", "driver 580 or later"),
-        (Torch("2.13.0+cu130", "13.0"), [replace(RTX, cuda=(12, 8))], "warning", "the driver serves CUDA 12.8"),
-        (Torch("2.13.0+cu130", "13.0"), [replace(RTX, cuda=None)], "warning", "does not say which CUDA"),
-        (Torch(error="ImportError: DLL load failed while importing _C"), [], "broken", "vc_redist.x64.exe"),
-        (Torch(error="ModuleNotFoundError: No module named 'torch'"), [], "broken", "pip install"),
+        (TorchInstall("2.13.0+cpu"), [], "ok", "no NVIDIA GPU"),
+        (TorchInstall("2.13.0+cu130", "13.0", usable=(RTX.name,)), [RTX], "ok", RTX.name),
+        (TorchInstall("2.13.0+cpu"), [RTX], "warning", '"torch==2.13.0+cu130" --index-url https://download.pytorch.org/whl/cu130'),
+        (TorchInstall("2.13.0+cpu"), [replace(RTX, cuda=(12, 8))], "warning", "driver 580 or later"),
+        (TorchInstall("2.13.0+cu130", "13.0"), [replace(RTX, cuda=(12, 8))], "warning", "the driver serves CUDA 12.8"),
+        (TorchInstall("2.13.0+cu130", "13.0"), [replace(RTX, cuda=None)], "warning", "does not say which CUDA"),
+        (TorchInstall(error="ImportError: DLL load failed while importing _C"), [], "broken", "vc_redist.x64.exe"),
+        (TorchInstall(error="ModuleNotFoundError: No module named 'torch'"), [], "broken", "pip install"),
     ],
 )  # fmt: skip
-def test_torch_is_compared_with_the_gpu_and_its_driver(found: Torch, gpus: list[Gpu], level: str, words: str) -> None:
+def test_torch_is_compared_with_the_gpu_and_its_driver(
+    found: TorchInstall, gpus: list[Gpu], level: str, words: str
+) -> None:
     finding = accelerators.torch(found, gpus, PYTHON, windows=True)
     assert finding.level == level and words in f"{finding.what} {finding.mend}"
 
@@ -121,9 +123,9 @@ def test_every_gpu_gets_a_line_that_says_who_can_use_it() -> None:
 
 
 def test_a_model_is_compared_with_the_memory_by_its_blocks() -> None:
-    assert "all of it fits" in accelerators.room("m", 16 * GB, 32, 20 * GB, "the GPU").what
-    assert "about 18 blocks fit" in accelerators.room("m", 16 * GB, 32, 10 * GB, "the GPU").what
-    nothing = accelerators.room("m", 16 * GB, 32, GB // 4, "the GPU")
+    assert "all of it fits" in accelerators.model_fit("m", 16 * GB, 32, 20 * GB, "the GPU").what
+    assert "about 18 blocks fit" in accelerators.model_fit("m", 16 * GB, 32, 10 * GB, "the GPU").what
+    nothing = accelerators.model_fit("m", 16 * GB, 32, GB // 4, "the GPU")
     assert nothing.level == "warning" and "--quantize" in nothing.mend
 
 
@@ -137,7 +139,7 @@ def test_ports_that_windows_keeps_are_found_in_any_language() -> None:
 
 
 def test_a_port_is_free_or_says_who_has_it() -> None:
-    def finding(state: ports.State, owner: str = "") -> tuple[str, str]:
+    def finding(state: ports.PortState, owner: str = "") -> tuple[str, str]:
         found = ports.port("swarm-gateway", 8000, "--port", state, owner, [])
         return found.level, f"{found.what} {found.mend}"
 
@@ -199,7 +201,9 @@ def test_keys_that_others_can_read_come_with_the_command_that_closes_them() -> N
         (["member", "wrong token"], ["ok", "warning"], "0 is admitted"),
     ],
 )
-def test_what_a_directory_says_of_each_identity(standings: list[Standing], levels: list[str], words: str) -> None:
+def test_what_a_directory_says_of_each_identity(
+    standings: list[MembershipStatus], levels: list[str], words: str
+) -> None:
     answers = [DirectoryAnswer("10.0.0.1:7700", str(number), standing) for number, standing in enumerate(standings)]
     found = membership.directory(answers, "")
     assert [finding.level for finding in found] == levels

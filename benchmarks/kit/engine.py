@@ -9,8 +9,8 @@ from typing import Protocol
 
 import psutil
 
-from benchmarks.swarms import Sent, Server
-from benchmarks.whole import Timed
+from benchmarks.kit.swarm import Sent, Server
+from benchmarks.kit.whole_model import Timed
 
 SETTLE = 2.0  # s for thread pools to go to sleep
 IDLE = 3.0  # s over which processes that have nothing to do are then watched

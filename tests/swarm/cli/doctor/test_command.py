@@ -16,7 +16,8 @@ from routing.client import DirectoryClient
 from routing.directory.directory import Directory
 from routing.security import Identity, JoinToken
 from swarm.cli.doctor import command
-from swarm.cli.doctor.probes import standing, system
+from swarm.cli.doctor.probes import directory as standing
+from swarm.cli.doctor.probes import system
 from swarm.cli.main import cli
 from swarm.system import identities
 from tests.families import make_model
@@ -39,14 +40,14 @@ def test_a_directory_says_who_is_in_and_enrols_nobody_who_asks(directory: Direct
     inside, gone, new = enrolled(directory, "inside"), enrolled(directory, "gone"), Identity.create()
     directory._registry.expel(gone.public, 1.0)
     before = directory._registry.roster
-    ((*answers,),) = standing.ask(directory.token, {"inside": inside, "gone": gone, "new": new})
+    ((*answers,),) = standing.ask_directories(directory.token, {"inside": inside, "gone": gone, "new": new})
     assert [(answer.name, answer.standing) for answer in answers] == [
         ("inside", "member"),
         ("gone", "expelled"),
         ("new", "newcomer"),
     ]
     assert answers[0].dates  # of its enrolment, to compare the clock with
-    assert [answer.standing for answer in standing.ask(directory.token, {})[0]] == ["newcomer"]
+    assert [answer.standing for answer in standing.ask_directories(directory.token, {})[0]] == ["newcomer"]
     assert directory._registry.roster == before
 
 
@@ -57,7 +58,7 @@ def test_a_wrong_token_a_stranger_and_silence_are_told_apart(directory: Director
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and does not listen
         nobody = JoinToken((f"127.0.0.1:{silent.getsockname()[1]}",), token.directory, token.secret)
-        found = [standing.ask(each, {})[0][0].standing for each in (wrong, other, nobody)]
+        found = [standing.ask_directories(each, {})[0][0].standing for each in (wrong, other, nobody)]
     assert found == ["wrong token", "impostor", "unreachable"]
 
 
@@ -65,7 +66,7 @@ def test_doctor_tells_people_and_programs_and_ends_with_1_when_something_is_brok
     directory: Directory, swarm_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "USUAL_PORTS", ())
-    with identities.claimed("server") as (_, identity), DirectoryClient(directory.token, identity, "x"):
+    with identities.hold_identity("server") as (_, identity), DirectoryClient(directory.token, identity, "x"):
         pass
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -88,7 +89,7 @@ def test_doctor_tells_people_and_programs_and_ends_with_1_when_something_is_brok
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has access lists instead: see test_checks.py")
 def test_a_key_that_others_can_read_is_seen_only_where_its_folder_lets_them(swarm_home: Path) -> None:
-    with identities.claimed("server"):
+    with identities.hold_identity("server"):
         pass
     (key,) = system.key_files()
     assert not system.readable_by_others(key)
@@ -101,8 +102,8 @@ def test_a_key_that_others_can_read_is_seen_only_where_its_folder_lets_them(swar
 def test_a_port_in_use_is_found_with_its_owner() -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         number = taken.getsockname()[1]
-        assert system.port(number) == "in use"
-    assert system.port(number) == "free"
+        assert system.port_state(number) == "in use"
+    assert system.port_state(number) == "free"
 
 
 def test_the_size_of_a_model_is_read_without_torch(tmp_path: Path, swarm_home: Path) -> None:

@@ -13,24 +13,24 @@ from routing import wire
 from routing.links import Connected, Context, Dialer, LinkEvent, Lost, Received
 from routing.security import DirectoryAddress, Identity, JoinToken
 from routing.view import Mirror, View
-from swarm.cli.doctor.checks.membership import DirectoryAnswer, Standing
+from swarm.cli.doctor.checks.membership import DirectoryAnswer, MembershipStatus
 
-PATIENCE = 6.0  # s for one directory to answer one key
+ANSWER_TIMEOUT = 6.0  # s for one directory to answer one key
 
-_Knock = Literal["connected", "refused", "impostor", "unreachable"]
+_DialResult = Literal["connected", "refused", "impostor", "unreachable"]
 
 
-class _Door:
+class _Connection:
     """One attempt to get into one directory with one key."""
 
     def __init__(self, dialer: Dialer, poller: zmq.Poller, site: DirectoryAddress) -> None:
         self._dialer = dialer
         self._poller = poller
         self._site = site
-        self._until = time.monotonic() + PATIENCE
+        self._until = time.monotonic() + ANSWER_TIMEOUT
         dialer.dial(site.key, site.addresses)
 
-    def knock(self) -> _Knock:
+    def knock(self) -> _DialResult:
         """What comes of dialling, all its addresses tried."""
         failures = impostors = 0
         for event in self._events():
@@ -59,48 +59,50 @@ class _Door:
 
 
 @contextmanager
-def _door(context: Context, site: DirectoryAddress, identity: Identity) -> Iterator[_Door]:
+def _connection(context: Context, site: DirectoryAddress, identity: Identity) -> Iterator[_Connection]:
     poller = zmq.Poller()
     dialer = Dialer(context, identity, poller)
     try:
-        yield _Door(dialer, poller, site)
+        yield _Connection(dialer, poller, site)
     finally:
         dialer.close()
 
 
-def ask(
+def ask_directories(
     token: JoinToken, identities: Mapping[str, Identity], now: Callable[[], float] = time.time
 ) -> list[list[DirectoryAnswer]]:
     """The answers of each directory of the token, to each identity; without one, to the token alone."""
     context: Context = zmq.Context()
     try:
-        return [_ask(context, token, site, identities or {"": Identity.create()}) for site in token.directories]
+        return [
+            _ask_directory(context, token, site, identities or {"": Identity.create()}) for site in token.directories
+        ]
     finally:
         context.destroy(linger=0)
 
 
-def _ask(
+def _ask_directory(
     context: Context, token: JoinToken, site: DirectoryAddress, identities: Mapping[str, Identity]
 ) -> list[DirectoryAnswer]:
     where, answers = " or ".join(site.addresses), []
     for name, identity in identities.items():
-        standing, dates = _standing(context, token, site, identity)
+        standing, dates = _membership_status(context, token, site, identity)
         answers.append(DirectoryAnswer(where, name, standing, dates))
         if standing in ("unreachable", "impostor"):
             break
     return answers
 
 
-def _standing(
+def _membership_status(
     context: Context, token: JoinToken, site: DirectoryAddress, identity: Identity
-) -> tuple[Standing, tuple[float, ...]]:
-    with _door(context, site, identity) as door:
+) -> tuple[MembershipStatus, tuple[float, ...]]:
+    with _connection(context, site, identity) as door:
         knock = door.knock()
         if knock == "connected":
             return "member", _dates(_view(door))
     if knock != "refused":
         return knock, ()
-    with _door(context, site, Identity.from_secret(token.secret)) as door:
+    with _connection(context, site, Identity.from_secret(token.secret)) as door:
         knock = door.knock()
         if knock == "refused":
             return "wrong token", ()
@@ -116,7 +118,7 @@ def _standing(
     return "unreachable", ()
 
 
-def _view(door: _Door) -> View:
+def _view(door: _Connection) -> View:
     mirror = Mirror()
     mirror.watch(1)
     for message in door.ask(wire.Watch(1)):

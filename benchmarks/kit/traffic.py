@@ -1,4 +1,6 @@
-"""`python -m benchmarks.counted server ...`: the swarm's own program, which also notes what it sends to other servers.
+"""Traffic meter: the swarm's own program, which also notes what it sends to other servers.
+
+    python -m benchmarks.kit.traffic server ...
 
 The notes are written to the file named by `BENCHMARK_TRAFFIC` when the program ends. While it runs, a message costs it
 one more append to a list; sizes are worked out at the end, by encoding messages of the same shape again.
@@ -28,7 +30,7 @@ class CountingDialer(links.Dialer):
         return taken
 
 
-def sizes() -> list[tuple[int, bool, int]]:
+def message_sizes() -> list[tuple[int, bool, int]]:
     """(tokens, whether they are hidden states, bytes of all frames) of each message."""
     return [
         (shape[0], len(shape) > 1, sum(map(len, wire.encode(message, np.empty(shape, dtype)))))
@@ -37,14 +39,14 @@ def sizes() -> list[tuple[int, bool, int]]:
 
 
 def main() -> None:
-    from swarm.cli import main as cli
+    from swarm.cli.main import main as run_cli
     from swarm.server import program
 
     vars(program)["Dialer"] = CountingDialer  # the server makes its dialer by this name
     try:
-        cli.main()
+        run_cli()
     finally:
-        Path(os.environ[TRAFFIC]).write_text(json.dumps(sizes()), encoding="utf-8")
+        Path(os.environ[TRAFFIC]).write_text(json.dumps(message_sizes()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from benchmarks.engine import Engine
+    from benchmarks.kit.engine import Engine
 
 MB = 1e6
 

@@ -13,7 +13,7 @@ from rich.markdown import Markdown
 FENCES = ("```", "~~~")
 
 
-def complete(text: str) -> int:
+def settled_length(text: str) -> int:
     """Up to where no later text changes how this looks: the last blank line outside of a block of code."""
     at, fence, settled = 0, "", 0
     for line in text.splitlines(keepends=True):
@@ -47,7 +47,7 @@ class MarkdownWriter:
             self._console.file.flush()
             return
         self._text += piece
-        if settled := complete(self._text):
+        if settled := settled_length(self._text):
             self._live.console.print(Markdown(self._text[:settled]), end="\n")
             self._text = self._text[settled:]
         self._live.update(Markdown(self._text), refresh=True)
@@ -65,7 +65,7 @@ class MarkdownWriter:
             self._console.print(Markdown(self._text))
 
 
-def before(pieces: Iterable[str], stop: str) -> Iterable[str]:
+def until_stop(pieces: Iterable[str], stop: str) -> Iterable[str]:
     """The pieces up to the text `stop`, without it; all of them where it is empty or does not come."""
     held = ""
     for piece in pieces:

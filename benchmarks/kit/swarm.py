@@ -19,7 +19,7 @@ from typing import Any, Self
 import psutil
 
 from backends import Span
-from benchmarks.counted import TRAFFIC
+from benchmarks.kit.traffic import TRAFFIC
 from swarm.client.client import SwarmClient
 from swarm.system.process import PARENT
 
@@ -138,7 +138,7 @@ class Server(Program):
         self._traffic = folder / f"{name}.json"
         arguments = ("server", str(model), "--model-name", served_as, "--blocks", str(span), "--name", name, *options)
         super().__init__(
-            folder, name, "benchmarks.counted", *arguments, SWARM_JOIN=join, **{TRAFFIC: str(self._traffic)}
+            folder, name, "benchmarks.kit.traffic", *arguments, SWARM_JOIN=join, **{TRAFFIC: str(self._traffic)}
         )
         self.weights = 0
         self.ready_after = self.load_time = math.nan
