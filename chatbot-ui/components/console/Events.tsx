@@ -1,6 +1,6 @@
 "use client";
 
-import type { Happening } from "@/lib/swarm";
+import type { Happening } from "@/lib/state/swarm";
 
 /** What happened, the newest first. */
 export function Events({ happenings }: { happenings: Happening[] }) {

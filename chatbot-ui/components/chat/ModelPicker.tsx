@@ -1,6 +1,6 @@
 "use client";
 
-import { useApp } from "@/lib/state";
+import { useApp } from "@/lib/state/app";
 
 /** Which model answers. Models without a server for some block are listed, but cannot be chosen. */
 export function ModelPicker() {

@@ -1,7 +1,7 @@
 "use client";
 
 import type { TextMessagePartComponent } from "@assistant-ui/react";
-import { later } from "@/lib/later";
+import { later } from "@/lib/ui/lazy";
 
 const useProse = later(() => import("./Prose"));
 

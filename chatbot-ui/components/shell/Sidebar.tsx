@@ -3,11 +3,11 @@
 import { ChartColumn, Check, KeyRound, MessageSquare, Network, Pencil, Plus, Search, Settings2, Trash2, X } from "lucide-react";
 import type { LucideIcon } from "lucide-react";
 import { useDeferredValue, useEffect, useState } from "react";
-import { containing } from "@/lib/library";
-import { fresh, remove, rename, show, useApp, type View } from "@/lib/state";
-import type { Head } from "@/lib/types";
-import { when } from "@/lib/words";
-import { Dialog } from "./Dialog";
+import { containing } from "@/lib/storage/library";
+import { fresh, remove, rename, show, useApp, type View } from "@/lib/state/app";
+import type { Head } from "@/lib/storage/types";
+import { when } from "@/lib/ui/format";
+import { Dialog } from "@/components/ui/Dialog";
 import { PageSettings } from "./PageSettings";
 
 const PLACES: [View, string, LucideIcon][] = [

@@ -2,7 +2,7 @@
 
 import { Check, Copy } from "lucide-react";
 import { useState } from "react";
-import { copy } from "@/lib/clipboard";
+import { copy } from "@/lib/ui/clipboard";
 
 const SAID = 2000; // ms for which the button says that it is done
 

@@ -1,13 +1,13 @@
 "use client";
 
 import { useRef, useState } from "react";
-import { download } from "@/lib/clipboard";
-import { exported } from "@/lib/library";
-import { bringIn, removeAll, useApp } from "@/lib/state";
-import { setTheme, theme } from "@/lib/theme";
-import { canKeep } from "@/lib/vault";
-import { count } from "@/lib/words";
-import { Dialog } from "./Dialog";
+import { download } from "@/lib/ui/clipboard";
+import { exported } from "@/lib/storage/library";
+import { bringIn, removeAll, useApp } from "@/lib/state/app";
+import { setTheme, theme } from "@/lib/ui/theme";
+import { canKeep } from "@/lib/storage/database";
+import { count } from "@/lib/ui/format";
+import { Dialog } from "@/components/ui/Dialog";
 
 const THEMES = [
   ["", "As the system"],

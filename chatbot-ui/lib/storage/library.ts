@@ -1,7 +1,7 @@
 import type { ExportedMessageRepository } from "@assistant-ui/react";
 import type { Body, ChatSettings, Head } from "./types";
 import { NEW_SETTINGS } from "./types";
-import * as vault from "./vault";
+import * as vault from "./database";
 
 /** The conversations of this device. Without a vault they live as long as the page. */
 

@@ -1,8 +1,8 @@
 import type { ChatModelAdapter, ExportedMessageRepository, ThreadHistoryAdapter, ThreadRuntime } from "@assistant-ui/react";
-import { answering } from "./answering";
-import * as library from "./library";
-import { save, setRunning, useApp } from "./state";
-import type { Body, ChatSettings } from "./types";
+import { answering } from "./adapter";
+import * as library from "@/lib/storage/library";
+import { save, setRunning, useApp } from "@/lib/state/app";
+import type { Body, ChatSettings } from "@/lib/storage/types";
 
 const SAVE_AFTER = 300; // ms without a change
 

@@ -1,7 +1,7 @@
 import { useEffect, useState } from "react";
-import { ask, GatewayError } from "./gateway";
-import { BROKE, items } from "./events";
-import { useApp } from "./state";
+import { ask, GatewayError } from "@/lib/api/gateway";
+import { BROKE, items } from "@/lib/api/events";
+import { useApp } from "./app";
 
 /** The swarm as the gateway tells it. Times in seconds, sizes in bytes. */
 export interface Server {

@@ -1,10 +1,10 @@
 "use client";
 
 import { useEffect, useState } from "react";
-import { routesOf } from "@/lib/answering";
-import { colourOf } from "@/lib/colours";
-import type { Hop, Making } from "@/lib/types";
-import { count, seconds } from "@/lib/words";
+import { routesOf } from "@/lib/chat/adapter";
+import { colourOf } from "@/lib/ui/colours";
+import type { Hop, Making } from "@/lib/storage/types";
+import { count, seconds } from "@/lib/ui/format";
 
 /** How an answer was made: how fast, and by which servers. */
 export function MakingPanel({ making }: { making: Making }) {

@@ -1,9 +1,9 @@
 import { create } from "zustand";
-import { GatewayError, listModels, type Model } from "./gateway";
-import * as library from "./library";
-import { prepare } from "./vault";
-import type { Body, ChatSettings, Head } from "./types";
-import { NEW_SETTINGS } from "./types";
+import { GatewayError, listModels, type Model } from "@/lib/api/gateway";
+import * as library from "@/lib/storage/library";
+import { prepare } from "@/lib/storage/database";
+import type { Body, ChatSettings, Head } from "@/lib/storage/types";
+import { NEW_SETTINGS } from "@/lib/storage/types";
 
 export const VIEWS = ["chat", "swarm", "keys", "usage"] as const;
 export type View = (typeof VIEWS)[number];

@@ -1,5 +1,5 @@
 import type { ExportedMessageRepository } from "@assistant-ui/react";
-import type { Sampling } from "./gateway";
+import type { Sampling } from "@/lib/api/gateway";
 
 /** How the answers of a conversation are made. */
 export interface ChatSettings {

@@ -1,9 +1,9 @@
 import type { ChatModelAdapter, ChatModelRunResult, ThreadMessage } from "@assistant-ui/react";
 import { batches } from "./batches";
-import { ask, chat, GatewayError, type ChatItem, type ChatMessage } from "./gateway";
-import { textOf } from "./library";
-import { useApp } from "./state";
-import type { ChatSettings, Hop, Making } from "./types";
+import { ask, chat, GatewayError, type ChatItem, type ChatMessage } from "@/lib/api/gateway";
+import { textOf } from "@/lib/storage/library";
+import { useApp } from "@/lib/state/app";
+import type { ChatSettings, Hop, Making } from "@/lib/storage/types";
 
 const REDRAW = 40; // ms at least between two redraws
 

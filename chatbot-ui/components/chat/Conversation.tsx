@@ -2,7 +2,7 @@
 
 import { AssistantRuntimeProvider, useLocalRuntime } from "@assistant-ui/react";
 import { useEffect, useState } from "react";
-import { Talk } from "@/lib/talk";
+import { Talk } from "@/lib/chat/talk";
 import { Thread } from "./Thread";
 
 /** One conversation: read from this device, kept there as it changes. Hidden, its answer goes on. */

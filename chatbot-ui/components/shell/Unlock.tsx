@@ -1,10 +1,10 @@
 "use client";
 
 import { useEffect, useState } from "react";
-import { readAccount } from "@/lib/accounts";
-import { apiKey } from "@/lib/gateway";
-import { useModal } from "@/lib/modal";
-import { refreshModels, useApp } from "@/lib/state";
+import { readAccount } from "@/lib/state/accounts";
+import { apiKey } from "@/lib/api/gateway";
+import { useModal } from "@/lib/ui/modal";
+import { refreshModels, useApp } from "@/lib/state/app";
 
 /** Asks for the gateway's API key. */
 export function Unlock() {

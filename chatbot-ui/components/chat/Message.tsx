@@ -10,11 +10,11 @@ import {
 } from "@assistant-ui/react";
 import { ChevronLeft, ChevronRight, Gauge, Pencil, RefreshCw, Shuffle } from "lucide-react";
 import { useState } from "react";
-import { textOf } from "@/lib/library";
-import type { Making } from "@/lib/types";
-import { CopyButton } from "./CopyButton";
+import { textOf } from "@/lib/storage/library";
+import type { Making } from "@/lib/storage/types";
+import { CopyButton } from "@/components/ui/CopyButton";
 import { MakingPanel } from "./MakingPanel";
-import { Markdown } from "./Markdown";
+import { Markdown } from "@/components/markdown/Markdown";
 
 export function UserMessage() {
   return (

@@ -2,7 +2,7 @@
 
 import { X } from "lucide-react";
 import { useId, type ReactNode } from "react";
-import { useModal } from "@/lib/modal";
+import { useModal } from "@/lib/ui/modal";
 
 /** A modal dialog with a title. */
 export function Dialog(props: { title: string; close: () => void; wide?: boolean; children: ReactNode }) {

@@ -1,6 +1,6 @@
 import { useCallback, useEffect, useState } from "react";
-import { ask, GatewayError } from "./gateway";
-import { useApp } from "./state";
+import { ask, GatewayError } from "@/lib/api/gateway";
+import { useApp } from "./app";
 
 /** Who uses this page, as the gateway tells it. */
 export interface Account {

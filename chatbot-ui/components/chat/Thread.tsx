@@ -3,10 +3,10 @@
 import { AuiIf, ComposerPrimitive, ThreadPrimitive, useAuiState } from "@assistant-ui/react";
 import { ArrowDown, ArrowUp, Download, SlidersHorizontal, Square } from "lucide-react";
 import { useState } from "react";
-import { download } from "@/lib/clipboard";
-import { exported, textOf } from "@/lib/library";
-import { useApp } from "@/lib/state";
-import type { Talk } from "@/lib/talk";
+import { download } from "@/lib/ui/clipboard";
+import { exported, textOf } from "@/lib/storage/library";
+import { useApp } from "@/lib/state/app";
+import type { Talk } from "@/lib/chat/talk";
 import { ChatSettingsDialog } from "./ChatSettingsDialog";
 import { AssistantMessage, EditedMessage, UserMessage } from "./Message";
 import { ModelPicker } from "./ModelPicker";

@@ -1,10 +1,10 @@
 "use client";
 
 import { useState } from "react";
-import type { Sampling } from "@/lib/gateway";
-import { saveDefaults } from "@/lib/state";
-import type { Talk } from "@/lib/talk";
-import { Dialog } from "./Dialog";
+import type { Sampling } from "@/lib/api/gateway";
+import { saveDefaults } from "@/lib/state/app";
+import type { Talk } from "@/lib/chat/talk";
+import { Dialog } from "@/components/ui/Dialog";
 
 const FIELDS: { name: keyof Sampling; title: string; hint: string; min: number; max: number; step: number }[] = [
   { name: "temperature", title: "Temperature", hint: "0 always takes the likeliest token", min: 0, max: 2, step: 0.05 },
