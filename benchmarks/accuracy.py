@@ -1,4 +1,4 @@
-"""What a precision costs: perplexity, and how far predictions are from those in float32, on this project's own pages.
+"""The cost of a precision: perplexity, and distance of predictions from those in float32, on this project's own pages.
 
     python -m benchmarks.accuracy MODEL --engines llama_cpp:q8_0,llama_cpp:q4_0
 
@@ -82,6 +82,7 @@ def compare(model: Path, engines: list[str], pieces: list[list[int]], threads: i
 @click.option("--windows", "count", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, engines: str, threads: int, window: int, count: int, json_file: Path | None) -> None:
+    """Print what each engine's precision costs, and write it as JSON where asked."""
     with user_errors():
         resolved = resolve.resolve(model)
         tokenizer = Tokenizer.load(resolved.path)

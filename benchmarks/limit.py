@@ -1,4 +1,4 @@
-"""How far each backend is from what the memory allows: decoding reads every weight once for each token.
+"""Each backend's share of what the memory allows: decoding reads every weight once for each token.
 
     python -m benchmarks.limit MODEL --engines llama_cpp:q4_0,llama_cpp:q8_0,transformers:float32 --threads 2
 
@@ -108,6 +108,7 @@ def main(
     picture: Path | None,
     one: str | None,
 ) -> None:
+    """Measure each engine in a process of its own, and print its share of what the memory allows."""
     if small_pages and sys.platform != "linux":
         raise click.UsageError("--small-pages is for Linux; nothing uses large pages elsewhere")
     with user_errors():
@@ -147,6 +148,7 @@ def main(
 
 
 def table(result: dict[str, Any]) -> Table:
+    """The figures for people."""
     title = f"{result['model']}, {result['threads']} thread(s); memory read at {result['bandwidth'] / 1e9:.1f} GB/s"
     drawn = Table(title=title, box=None, header_style="dim", title_justify="left")
     drawn.add_column("", no_wrap=True)
@@ -164,6 +166,7 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw the figures into a file."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""How long a word takes from the gateway to the screen: the built page in a real browser, before a real swarm.
+"""The time of a word from the gateway to the screen: the built page in a real browser, before a real swarm.
 
     python -m benchmarks.page [--runs 20] [--json FILE]
 
@@ -68,7 +68,11 @@ STOPWATCH = """
 
 
 class Noting(AsyncSwarmClient):
-    """Attributes: first: when the first token of the newest answer came, in ms since the epoch."""
+    """A client that notes when tokens come.
+
+    Attributes:
+        first: when the first token of the newest answer came, in ms since the epoch.
+    """
 
     first = 0.0
 
@@ -80,6 +84,7 @@ class Noting(AsyncSwarmClient):
         sampling: Sampling | None = None,
         max_length: int | None = None,
     ) -> AsyncIterator[wire.Token | Notice]:
+        """Stream as the client does, and note the first token's time."""
         self.first = 0.0
         steps: Any = super().stream(model, input_ids, max_new_tokens, sampling, max_length)
         async with aclosing(steps):
@@ -126,6 +131,7 @@ def measured(page: Page, client: Noting) -> list[float]:
 
 
 def figures(first: list[float], later: list[list[float]]) -> list[dict[str, Any]]:
+    """Medians and extremes of the measured times, in ms."""
     columns = zip(STEPS, first, zip(*later, strict=True), strict=True)
     return [
         {"to": step, "first": cold, "median": statistics.median(warm), "worst": max(warm)}
@@ -140,6 +146,7 @@ def figures(first: list[float], later: list[list[float]]) -> list[dict[str, Any]
 @click.option("--browser", "program", default=lambda: shutil.which("chromium"), help="Chromium.  [default: in PATH]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, servers: int, runs: int, program: str | None, json_file: Path | None) -> None:
+    """Measure the built page in a browser, and print where the time goes."""
     with user_errors(), tempfile.TemporaryDirectory() as scratch:
         found = resolve.resolve(model)
         if program is None or not (static_site.STATIC / "app" / "index.html").is_file():

@@ -9,7 +9,7 @@
 * upstream Petals, where `SWARM_PETALS_PYTHON` names the Python of its environment (`python bootstrap.py petals`): its
   own server and client code in float32, which is all that it does on CPUs, over this project's connections.
 
-Each round runs everybody once, in an order that rotates, and ratios are made within a round.
+Each round runs all of them once, in an order that rotates, and ratios are made within a round.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Peer:
     tokens: list[int] = field(default_factory=list)
 
     def measure(self, ids: list[int], tokens: int) -> None:
+        """Run once and add what was measured."""
         before = [program.cpu_seconds() for program in self.programs]
         result = self.generate(ids, tokens)
         self.cpu.append([p.cpu_seconds() - start for p, start in zip(self.programs, before, strict=True)])
@@ -77,6 +78,8 @@ class Peer:
 
 @dataclass(frozen=True)
 class Settings:
+    """The options of one comparison."""
+
     model: str
     quantize: str
     threads: int
@@ -167,7 +170,7 @@ def of_petals(
 
 
 def compare(settings: Settings, model: Path) -> list[Peer]:
-    """Start everybody, measure, end them."""
+    """Start our swarm and its peers, measure them, end them."""
     read = source.read(model)
     python = os.environ.get(PETALS, "")
     with ExitStack() as resources:
@@ -222,6 +225,7 @@ def figures(peers: Sequence[Peer]) -> list[dict[str, Any]]:
 
 
 def table(found: dict[str, Any]) -> Table:
+    """The figures for people."""
     settings = found["settings"]
     title = (
         f"{settings['model']}, {settings['threads']} thread(s) a process, {settings['tokens']} tokens, "
@@ -245,6 +249,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
+    """Draw the figures into a file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -276,6 +281,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def main(
     model: str, quantize: str, threads: int, tokens: int, runs: int, json_file: Path | None, picture: Path | None
 ) -> None:
+    """Run our swarm and its peers in turn, and print what each of them takes."""
     with user_errors():
         resolved = resolve.resolve(model)
         settings = Settings(resolved.name, quantize, threads, tokens, runs)

@@ -1,4 +1,4 @@
-"""What a swarm costs: the ring of 1, 2, 4 ... servers on this machine beside the whole model in one process.
+"""The cost of a swarm: the ring of 1, 2, 4 ... servers on this machine beside the whole model in one process.
 
     python -m benchmarks.ring --model smollm2-135m --json ring.json --plot docs/ring.png
 
@@ -36,7 +36,7 @@ SHORT = 8  # tokens of the short prompt
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run: tokens of each generation, and of the long prompt; servers of each ring."""
+    """The size of a run: tokens of each generation, and of the long prompt; servers of each ring."""
 
     model: str
     dtype: str
@@ -55,6 +55,8 @@ def prompts(vocabulary: int, *lengths: int) -> Iterator[list[int]]:
 
 
 def over_swarm(swarm: Swarm, model: str) -> Callable[[list[int], int], Timed]:
+    """A function that generates over a swarm, for `Engine`."""
+
     def generate(ids: list[int], tokens: int) -> Timed:
         with swarm.client().session(model, len(ids) + tokens) as session:
             return timed(lambda: session.stream(ids, tokens))
@@ -63,6 +65,7 @@ def over_swarm(swarm: Swarm, model: str) -> Callable[[list[int], int], Timed]:
 
 
 def say(text: str) -> None:
+    """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -144,6 +147,7 @@ def main(
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
+    """Measure rings of several lengths beside the whole model, and print what they cost."""
     with user_errors():
         found = resolve.resolve(model)
         info = registry.find(registry.DEFAULT).describe(found.path)

@@ -1,4 +1,4 @@
-"""Under which licence each bundled wheel is, as it says itself, and which ones must not be bundled."""
+"""Licences of the bundled wheels, as they say themselves, and those that must not be bundled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
-# Licences that let anybody pass on unmodified copies, by words of their names in any spelling that occurs.
+# Licences that allow passing on unmodified copies, by words of their names in any spelling that occurs.
 FREE = (
     *("apache", "mit", "bsd", "psf", "python software foundation", "isc", "mpl", "mozilla public", "zlib"),
     *("unlicense", "cc0", "0bsd"),
@@ -24,7 +24,8 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """
+    """A bundled wheel, with what it says of its licence.
+
     Attributes:
         name: as the package index spells it, with hyphens.
         licence: SPDX expression, or what the wheel calls it.
@@ -38,7 +39,7 @@ class Wheel:
 
 
 class NotFree(Exception):
-    """A wheel may not be passed on, or does not say that it may."""
+    """A refused wheel: it may not be passed on, or does not say that it may."""
 
 
 def read(path: Path) -> Wheel:

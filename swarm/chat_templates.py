@@ -1,4 +1,4 @@
-"""How the common families of models are told who said what, for models that come without a chat template.
+"""Chat templates of the common families of models, for models that come without one.
 
 A family is known by a token of its vocabulary that no other has. Sources: the model cards of ChatML, Llama 3, Gemma,
 Mistral and Zephyr, which write these forms down.
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 
 class ChatTemplate(NamedTuple):
-    """
+    """A chat template of a family of models.
+
     Attributes:
         family: for people.
         sign: the token by which the family is known; empty: any model.

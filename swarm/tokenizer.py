@@ -1,4 +1,4 @@
-"""Text to token ids and back; chats by the model's own template; text out of a stream of tokens."""
+"""Tokenizer: text to token ids and back; chats by the model's own template; text out of a stream of tokens."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether the model comes with a chat template."""
         return bool(self._tokenizer.chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -161,7 +162,7 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """Text of a stream of tokens, as early as it is certain and never a part of a character.
+    """Detokenizer: the text of a stream of tokens, as early as it is certain and never a part of a character.
 
     What `push` and `flush` give, joined, is what `Tokenizer.decode` gives for all tokens at once. One exception:
     sentencepiece vocabularies that spell bytes as tokens spoil whole runs of them when one is invalid; what was given

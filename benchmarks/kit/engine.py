@@ -1,4 +1,4 @@
-"""What a benchmark compares: something that generates, the processes behind it, and what was measured of them."""
+"""Engines that a benchmark compares: a function that generates, its processes, and what was measured of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ IDLE = 3.0  # s over which processes that have nothing to do are then watched
 
 
 class Process(Protocol):
-    """What holds weights (bytes) and computes: a server, or a process with the whole model. Times in seconds."""
+    """A process that holds weights (bytes) and computes: a server, or the whole model. Times in seconds."""
 
     stats: psutil.Process
     weights: int
     ready_after: float
     load_time: float
 
-    def cpu_seconds(self) -> float: ...
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has taken, in seconds."""
 
 
 @dataclass
@@ -58,11 +59,13 @@ class Engine:
     decoded: int = 0
 
     def run(self, ids: list[int], tokens: int) -> Timed:
+        """Generate once, with the times of all tokens."""
         result = self.generate(ids, tokens)
         self.decoded += tokens - 1
         return result
 
     def measure(self, short: list[int], long: list[int], tokens: int) -> None:
+        """Run once and note what the processes took meanwhile."""
         before = sum(process.cpu_seconds() for process in self.processes)
         result = self.run(short, tokens)
         self.cpu.append((sum(process.cpu_seconds() for process in self.processes) - before) / tokens)
@@ -72,6 +75,7 @@ class Engine:
         self.first_long.append(self.run(long, 1).first)
 
     def look_at_memory(self) -> None:
+        """Note how much memory the processes take, where that is more than before."""
         for process in self.processes:
             memory = process.stats.memory_full_info()
             self.resident.append(memory.rss)
@@ -85,7 +89,7 @@ class Engine:
 
 
 def watch_idle(engines: Sequence[Engine]) -> None:
-    """Note what processor time the processes take while nobody asks them for anything."""
+    """Note what processor time the processes take while no request reaches them."""
     time.sleep(SETTLE)
     before = [(engine, process, process.cpu_seconds()) for engine in engines for process in engine.processes]
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What upstream Petals is asked to do, in its own environment; it knows nothing of this project.
+"""Client of upstream Petals, as text for a Python of its own environment; it knows nothing of this project.
 
 Answers each line of JSON on standard input like `benchmarks.llama`.
 """

@@ -12,7 +12,7 @@ PART = 1 << 16  # bytes
 
 
 class Proxy:
-    """Passes on what comes to `port` (of 127.0.0.1) to `target`, by a thread of its own.
+    """A TCP proxy that passes on what comes to `port` (of 127.0.0.1) to `target`, by a thread of its own.
 
     The target may be told later, because a server has to know the proxy's port before it is started.
     """

@@ -1,4 +1,4 @@
-"""From what was measured to figures, and from figures to a table and a picture."""
+"""Report of a ring benchmark: figures from what was measured, a table and a picture from the figures."""
 
 from __future__ import annotations
 

@@ -73,6 +73,7 @@ class Program:
 
     @property
     def log(self) -> str:
+        """What it has printed so far, for an error message."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def cpu_seconds(self) -> float:
@@ -100,6 +101,7 @@ class Program:
         self.stop()
 
     def stop(self) -> None:
+        """End it, by force where it does not end in time."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         try:
@@ -144,6 +146,7 @@ class Server(Program):
         self.ready_after = self.load_time = math.nan
 
     def wait_ready(self) -> None:
+        """Wait until it serves."""
         self.wait_for("ready")
         self.ready_after = time.monotonic() - self.started
         if found := re.search(r"loaded blocks .* in ([\d.]+) s", self.log):

@@ -23,7 +23,10 @@ _sent: list[tuple[wire.Forward, np.dtype[Any], tuple[int, ...]]] = []
 
 
 class CountingDialer(links.Dialer):
+    """A dialer that notes the shape of every `Forward` that it sends."""
+
     def send(self, peer: str, message: wire.Message, array: wire.Array | None = None) -> bool:
+        """Send as a dialer does, and note what was taken."""
         taken = super().send(peer, message, array)
         if taken and isinstance(message, wire.Forward) and array is not None:
             _sent.append((message, array.dtype, array.shape))
@@ -39,6 +42,7 @@ def message_sizes() -> list[tuple[int, bool, int]]:
 
 
 def main() -> None:
+    """Run the command line with servers that count, and write what they sent."""
     from swarm.cli.main import main as run_cli
     from swarm.server import program
 

@@ -27,6 +27,7 @@ class Timed:
 
     @property
     def first(self) -> float:
+        """Seconds to the first token."""
         return self.times[0]
 
     @property
@@ -68,10 +69,12 @@ class Whole:
         self.stats = psutil.Process(self._process.pid)
 
     def generate(self, ids: list[int], tokens: int) -> Timed:
+        """The greedy continuation of `ids`, with the time of each token."""
         self._connection.send((ids, tokens))
         return Timed(*self._connection.recv())
 
     def cpu_seconds(self) -> float:
+        """Processor time of this process, in seconds."""
         times = self.stats.cpu_times()
         return times.user + times.system
 

@@ -1,4 +1,4 @@
-"""Why the setup stops, for people (one message) and for scripts (an exit code)."""
+"""Failure of the setup, for people (one message) and for scripts (an exit code)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Code(IntEnum):
 
 
 class Failure(Exception):
-    """The text says what is wrong and what to do."""
+    """A failed setup; the text says what is wrong and what to do."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)

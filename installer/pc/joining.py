@@ -65,7 +65,7 @@ def ask(layout: Layout, log: Log) -> int:
     from swarm.system import home
 
     print("This PC will serve a part of a model to a swarm: give it some of its memory and computing time.")
-    print("Whoever runs the swarm makes a join token for you with:  swarm token create --uses 1\n")
+    print("The owner of the swarm makes a join token for you with:  swarm token create --uses 1\n")
     token = read_token(input("Join token (paste it, then Enter): "))
     model = input(f"Model (as your swarm calls it) [{DEFAULT_MODEL}]: ").strip() or DEFAULT_MODEL
     always = input("Serve whenever you log on to Windows? [y/N]: ").strip().lower() in ("y", "yes")

@@ -1,4 +1,4 @@
-"""Where things lie below the folder of the installation."""
+"""Layout of an installation: the places below its folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """
+    """The places below the folder of one installation.
+
     Attributes:
         root: the folder that the user chose.
     """
@@ -22,14 +23,17 @@ class Layout:
 
     @property
     def setup(self) -> Path:
+        """What the setup program has unpacked."""
         return self.root / "setup"
 
     @property
     def steps(self) -> Path:
+        """The script that the setup program and the start menu run."""
         return self.setup / "setup_steps.py"
 
     @property
     def uv(self) -> Path:
+        """The program that installs packages."""
         return self.setup / "uv.exe"
 
     @property
@@ -39,6 +43,7 @@ class Layout:
 
     @property
     def constraints(self) -> Path:
+        """The tested versions."""
         return self.setup / "constraints.txt"
 
     @property
@@ -53,14 +58,17 @@ class Layout:
 
     @property
     def venv(self) -> Path:
+        """The virtual environment."""
         return self.root / "venv"
 
     @property
     def scripts(self) -> Path:
+        """The folder of the virtual environment's programs."""
         return self.venv / "Scripts"
 
     @property
     def python(self) -> Path:
+        """The virtual environment's interpreter."""
         return self.scripts / "python.exe"
 
     @property

@@ -15,7 +15,8 @@ _SERVICE = {"": "", "0": "", "1": "logon", "logon": "logon", "boot": "boot"}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """
+    """The options of the setup program.
+
     Attributes:
         torch: `auto`, `cpu`, or a build of PyTorch's own index such as `cu130`.
         join_file: a file that holds a join token.
@@ -30,7 +31,8 @@ class Options:
 
 
 def parse(line: str) -> Options:
-    """
+    """The options in a command line.
+
     Raises:
         Failure: an option is unknown or its value makes no sense.
     """

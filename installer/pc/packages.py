@@ -30,7 +30,8 @@ CHECK = (
 
 
 def install(layout: Layout, version: str, offline: bool, torch: str, log: Log) -> None:
-    """
+    """Make the virtual environment and install our package into it.
+
     Raises:
         Failure: no room, no network, a package is missing, the C++ runtime is missing, it does not run.
     """
@@ -98,7 +99,7 @@ def add_cpp_runtime(layout: Layout, log: Log) -> None:
 
 
 def check(layout: Layout, log: Log) -> None:
-    """Raises: Failure: what was installed does not run."""
+    """Run what was installed once. Raises: Failure: what was installed does not run."""
     log("trying what was installed")
     done = subprocess.run(
         [str(layout.python), "-X", "utf8", "-c", CHECK],
@@ -144,7 +145,7 @@ def uv(layout: Layout, step: str, arguments: list[str], log: Log) -> None:
     said: list[str] = []
     for line in lines_of(child):
         if line is None:
-            # Not by a look into uv's cache: Windows lets nobody rename a folder that another program is reading.
+            # Not by a look into uv's cache: Windows does not let a folder be renamed that another program is reading.
             log(f"... {(before - shutil.disk_usage(layout.root).free) / 1e6:.0f} MB so far")
         elif line:
             said.append(line)

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     install = steps.add_parser("install", help="after the files were unpacked and the virtual environment was made")
     install.add_argument("--version", required=True)
     install.add_argument("--offline", action="store_true", help="from the wheels in setup/wheels alone")
-    install.add_argument("--silent", action="store_true", help="nobody is there to answer questions")
+    install.add_argument("--silent", action="store_true", help="no user is there to answer questions")
     install.add_argument("--path", action="store_true", help="put the programs on the user's PATH")
     install.add_argument("--firewall", action="store_true", help="add the rule; SETUP_ARGUMENTS has all other options")
     uninstall = steps.add_parser("uninstall", help="before the files are deleted")

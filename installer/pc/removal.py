@@ -1,4 +1,6 @@
-"""What the uninstaller leaves to Python: task, firewall rule, PATH, and the user's own data on request."""
+"""Removal, as far as the uninstaller leaves it to Python: task, firewall rule, PATH, and the user's own data on
+request.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _XML = """<?xml version="1.0" encoding="UTF-16"?>
 
 
 def xml(layout: Layout, user: str, home: Path, at_boot: bool) -> str:
-    """The task. At boot it runs as the same user, without a password kept (S4U), before anybody logs on.
+    """The task. At boot it runs as the same user, without a password kept (S4U), before a user logs on.
 
     Args:
         user: `DOMAIN\\name`.
@@ -57,7 +57,7 @@ def xml(layout: Layout, user: str, home: Path, at_boot: bool) -> str:
 
 
 def create(layout: Layout, user: str, home: Path, at_boot: bool) -> None:
-    """Raises: Failure: Windows refuses; at boot it wants an administrator."""
+    """Register the task. Raises: Failure: Windows refuses; at boot it wants an administrator."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.xml"
         path.write_text(xml(layout, user, home, at_boot), encoding="utf-16")
@@ -73,7 +73,7 @@ def start() -> bool:
 
 
 def remove() -> None:
-    """Raises: Failure: Windows refuses."""
+    """Delete the task; nothing happens where there is none. Raises: Failure: Windows refuses."""
     code, said = _schtasks("/Delete", "/TN", NAME, "/F")
     if code:
         raise Failure(Code.PARTLY, f"Windows refused to delete the task {NAME!r}: {said}.")

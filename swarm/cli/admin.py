@@ -1,4 +1,4 @@
-"""`swarm token`, `swarm peers`, `swarm expel`: who may be in the swarm, decided where a directory runs, or with its
+"""`swarm token`, `swarm peers`, `swarm expel`: the members of a swarm, decided where a directory runs, or with its
 admin key.
 """
 
@@ -64,6 +64,7 @@ def find_admin_key(given: str | None) -> AdminKey:
 
 
 def key_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the option that names an admin key."""
     return click.option(
         "--admin-key",
         envvar="SWARM_ADMIN_KEY",
@@ -127,7 +128,7 @@ def list_tokens(admin_key: str | None, as_json: bool) -> None:
 @click.option("--and-expel", is_flag=True, help="Also expel all who came with it.")
 @key_option
 def revoke(id: str, and_expel: bool, admin_key: str | None) -> None:
-    """Let nobody in any longer with the join token ID (or the token itself). Who came with it stays."""
+    """Admit no further peer with the join token ID (or the token itself). Peers that came with it stay."""
     with user_errors(), Administrator(find_admin_key(admin_key)) as admin:
         roster = admin.records().roster
         enrolment = _find_token(roster, id)
@@ -182,7 +183,7 @@ def expel(peer: str, admin_key: str | None) -> None:
         enrolment = next((known for known in roster.enrolments.values() if short_id(known.key) == record.token), None)
         if enrolment is not None and roster.trouble(enrolment, time.time()) == "":
             click.echo(
-                f"The join token {record.token} with which it came still lets in whoever has it, under another key: "
+                f"The join token {record.token} with which it came still admits its holder under another key: "
                 f"revoke it with 'swarm token revoke {record.token}'"
             )
 
@@ -207,14 +208,14 @@ def _find_token(roster: Roster, wanted: str) -> wire.TokenRecord:
 
 
 def _find_peer(roster: Roster, wanted: str) -> KnownPeer:
-    everybody: list[KnownPeer] = [*roster.members.values(), *roster.sites.values()]
+    known: list[KnownPeer] = [*roster.members.values(), *roster.sites.values()]
     rules: tuple[Callable[[KnownPeer], bool], ...] = (
         lambda peer: wanted in (peer.key, short_id(peer.key)),
         lambda peer: wanted == peer.name,
         lambda peer: len(wanted) >= 4 and (short_id(peer.key).startswith(wanted) or peer.key.startswith(wanted)),
     )
     for matches in rules:
-        found = [peer for peer in everybody if matches(peer)]
+        found = [peer for peer in known if matches(peer)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -226,8 +227,8 @@ def _find_peer(roster: Roster, wanted: str) -> KnownPeer:
 
 
 def _enrolled_with(roster: Roster, token: str) -> list[KnownPeer]:
-    everybody: list[KnownPeer] = [*roster.members.values(), *roster.sites.values()]
-    return [peer for peer in everybody if peer.token == token]
+    known: list[KnownPeer] = [*roster.members.values(), *roster.sites.values()]
+    return [peer for peer in known if peer.token == token]
 
 
 def _names(peers: Sequence[KnownPeer]) -> str:

@@ -20,12 +20,14 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 
 class ExtensibleGroup(click.Group):
-    """A group to which other packages add commands; its own win."""
+    """A command group to which other packages add commands; its own win."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, own and found."""
         return sorted({*super().list_commands(ctx), *_entry_points()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name; None: there is none."""
         if own := super().get_command(ctx, cmd_name):
             return own
         point = _entry_points().get(cmd_name)

@@ -23,10 +23,12 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> 
 
 
 def format_date(date: float | None) -> str:
+    """A date in local time, to the minute; empty where there is none."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(date)) if date else ""
 
 
 def format_age(date: float | None, now: float) -> str:
+    """The time since `date`, in the largest unit that fits."""
     if date is None:
         return "not since this directory started"
     seconds = now - date

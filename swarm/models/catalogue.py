@@ -1,4 +1,4 @@
-"""Models that can be named by one word."""
+"""Catalogue: the models that can be named by one word."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ ShardChoice = Callable[[dict[str, str]], Sequence[str]]
 
 
 class HubUnreachable(Exception):
-    """The hub gave no answer; the text is the reason."""
+    """A hub that gave no answer; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubRepo:
-    """What the hub has under a name: the commit, and the size in bytes of every file."""
+    """A repository of the hub: its commit, and the size in bytes of every file."""
 
     name: str
     commit: str

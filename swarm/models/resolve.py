@@ -1,4 +1,4 @@
-"""From the name of a model to a folder with its files."""
+"""Resolution of a model's name to a folder with its files, which are fetched where they are not here."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ def make_streams_lenient() -> None:
 
 
 class CloseHandler:
-    """What Windows calls, in a thread of its own, when the console's window is closed or the user logs off.
+    """Close handler: Windows calls it, in a thread of its own, when the console's window is closed or the user logs
+    off.
 
     The process is ended as soon as the call returns, so it returns when the program has ended in order.
     """

@@ -1,4 +1,4 @@
-"""The rule that lets others reach our programs through the firewall of Windows.
+"""Firewall rule that lets peers reach our programs through the firewall of Windows.
 
 What the firewall sees is not `swarm-server.exe`: the console scripts, and `python.exe` of a virtual environment, only
 start the `python.exe` of the Python that the environment was made with, and that listens. So the rule names that one,
@@ -47,7 +47,7 @@ def log_rule_once(host: str, windows: bool = sys.platform == "win32") -> None:
     with home.disk_errors(told), told.open("a", encoding="utf-8") as file:
         file.write(program + "\n")
     log.info(
-        "others reach this machine only where the firewall lets them. Allow it when Windows asks, or as an "
+        "peers reach this machine only where the firewall lets them. Allow it when Windows asks, or as an "
         "administrator: %s  ('swarm doctor' checks it)",
         rule_command(program),
     )

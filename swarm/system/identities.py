@@ -1,4 +1,4 @@
-"""Which key pair a process uses: several may run from one `SWARM_HOME`, each with its own, which is kept."""
+"""Identities of the processes that run from one `SWARM_HOME`: each holds a key pair of its own, which is kept."""
 
 from __future__ import annotations
 

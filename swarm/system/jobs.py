@@ -74,4 +74,5 @@ else:
         """Nothing: elsewhere a child sees its parent's end by other means."""
 
         def add(self, pid: int) -> bool:
+            """Do nothing; False says so."""
             return False

@@ -1,4 +1,4 @@
-"""Where the commands find the join token: the flag, `SWARM_JOIN`, or the swarm that was last started here."""
+"""Join token of the commands: from the flag, `SWARM_JOIN`, or the swarm that was last started here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def save_join_token(token: str) -> None:
 
 
 def find_join_token(given: str | None) -> str:
-    """Raises: SwarmError: there is none."""
+    """The join token that was given, or that of the swarm last started on this machine.
+
+    Raises:
+        SwarmError: there is none.
+    """
     path = home.home() / "up" / "join"
     if given:
         return given

@@ -1,4 +1,4 @@
-"""How a program of the swarm starts and ends: log, signals, the parent that may go away, errors as one line."""
+"""Start and end of a program of the swarm: log, signals, the parent that may go away, errors as one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARENT = "SWARM_PARENT"  # set to `stdin`: end when standard input does, because
 
 
 class StopSignal(threading.Event):
-    """Set by Ctrl-C, SIGTERM, the closing of a console's window or the end of the parent.
+    """Stop signal: set by Ctrl-C, SIGTERM, the closing of a console's window or the end of the parent.
 
     While `abrupt` the program is in the middle of starting, and is interrupted with KeyboardInterrupt instead.
     """
@@ -92,6 +92,7 @@ def user_errors() -> Iterator[None]:
 
 
 def log_to_stderr(verbose: bool) -> None:
+    """Send the log to standard error: a line per record, rate-limited and escaped."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(RateLimitedFilter())
@@ -102,5 +103,5 @@ def log_to_stderr(verbose: bool) -> None:
 
 
 def print_contract_line(line: str) -> None:
-    """One of the lines of the contract, to standard output at once."""
+    """Print one of the lines of the contract (`join: ...`, `ready: ...`) to standard output at once."""
     print(line, flush=True)

@@ -1,4 +1,4 @@
-"""How far a long job is, for the person who waits."""
+"""Progress of a long job, for the person who waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEP = 10  # percent between two lines
 
 
 class Progress(Protocol):
-    """Called with bytes done so far and in all; `total` is 0 where that is unknown."""
+    """Progress callback: called with bytes done so far and in all; `total` is 0 where that is unknown."""
 
     def __call__(self, what: str, done: int, total: int) -> None: ...
 

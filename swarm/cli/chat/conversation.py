@@ -1,4 +1,4 @@
-"""What was said in a chat of the terminal, and its file."""
+"""Conversation of a chat in the terminal, and its file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ _NAME = re.compile(r"[\w][\w .-]{0,63}")
 
 
 class ChatTurn(msgspec.Struct, frozen=True):
+    """One message of a conversation, with the role of its author."""
+
     role: str
     content: str
 
 
 class Conversation(msgspec.Struct):
-    """`messages` in order, without the system message."""
+    """A conversation: its messages in order, and the system message apart."""
 
     model: str = ""
     system: str = ""
@@ -30,16 +32,17 @@ class Conversation(msgspec.Struct):
         return len(self.messages)
 
     def prompt(self, question: str) -> list[dict[str, Any]]:
-        """What the model is given for the next answer."""
+        """The messages that the model is given for the next answer."""
         said = [ChatTurn("system", self.system)] if self.system else []
         return [msgspec.structs.asdict(message) for message in (*said, *self.messages, ChatTurn("user", question))]
 
     def add(self, question: str, answer: str) -> None:
+        """Append a question and its answer."""
         self.messages += [ChatTurn("user", question), ChatTurn("assistant", answer)]
 
 
 def save(conversation: Conversation, name: str) -> Path:
-    """Write it below `SWARM_HOME`, readable by whoever can read that.
+    """Write it below `SWARM_HOME`, readable by those who can read that.
 
     Raises:
         SwarmError: it cannot be written, or the name is none for a file.
@@ -55,7 +58,11 @@ def save(conversation: Conversation, name: str) -> Path:
 
 
 def load(name: str) -> Conversation:
-    """Raises: BadRequest: there is none by that name, or the file is damaged."""
+    """The conversation that was saved under a name.
+
+    Raises:
+        BadRequest: there is none by that name, or the file is damaged.
+    """
     path = _path(name)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Conversation)
@@ -66,6 +73,7 @@ def load(name: str) -> Conversation:
 
 
 def saved() -> list[str]:
+    """The names of the saved conversations."""
     return sorted(path.stem for path in (home.home() / "chats").glob("*.json"))
 
 

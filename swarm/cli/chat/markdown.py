@@ -1,4 +1,4 @@
-"""Markdown as it comes, in a terminal: what is complete is printed for good, the rest is drawn again and again."""
+"""Markdown in a terminal, as it comes: what is complete is printed for good, the rest is drawn again and again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FENCES = ("```", "~~~")
 
 
 def settled_length(text: str) -> int:
-    """Up to where no later text changes how this looks: the last blank line outside of a block of code."""
+    """The length of the text whose look no later text changes: the last blank line outside of a block of code."""
     at, fence, settled = 0, "", 0
     for line in text.splitlines(keepends=True):
         at += len(line)
@@ -29,7 +29,7 @@ def settled_length(text: str) -> int:
 
 
 class MarkdownWriter:
-    """Takes an answer in pieces. Where the output is no terminal, it is the plain text."""
+    """Markdown writer: draws an answer that comes in pieces; where the output is no terminal, as plain text."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -42,6 +42,7 @@ class MarkdownWriter:
         return self
 
     def write(self, piece: str) -> None:
+        """Add a piece of the answer, and draw what it changes."""
         if self._live is None:
             self._console.file.write(piece)
             self._console.file.flush()

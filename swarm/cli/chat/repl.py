@@ -1,4 +1,4 @@
-"""`swarm chat`: a conversation with a model, in a terminal."""
+"""Chat loop of `swarm chat`: lines from the terminal, answers as they come, commands that begin with `/`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ class ConnectedModel:
 
     @classmethod
     def met(cls, client: SwarmClient, name: str | None) -> Self:
-        """Raises: SwarmError: the swarm does not serve it, or it has no tokenizer."""
+        """Open a session with a model of the swarm; without a name, with the only one.
+
+        Raises:
+            SwarmError: the swarm does not serve it, or it has no tokenizer.
+        """
         model = generate.pick_model(client, name)
         tokenizer = generate.require_tokenizer(client, model.name)
         stops, template = set(tokenizer.stop_ids), None
@@ -53,6 +57,7 @@ class ConnectedModel:
         return cls(client, model, tokenizer, template, session, tuple(sorted(stops)))
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of the conversation so far."""
         extra: dict[str, Any] = {"chat_template": self.template.text} if self.template else {}
         return self.tokenizer.chat(messages, **extra)
 
@@ -63,7 +68,8 @@ class ConnectedModel:
 
 
 class ChatRepl:
-    """
+    """Chat loop: reads lines, answers them through one session, and carries out commands that begin with `/`.
+
     Args:
         connect: opens the swarm of a join token; it is closed when the chat leaves it.
         sampling: what else than the stop ids decides about an answer.

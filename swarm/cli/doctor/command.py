@@ -1,4 +1,4 @@
-"""`swarm doctor`: what is wrong with this machine as a member of a swarm, and how to mend it."""
+"""`swarm doctor`: the command that puts probes and checks together and shows the findings."""
 
 from __future__ import annotations
 
@@ -132,12 +132,14 @@ def _identities() -> dict[str, Identity]:
 
 
 def findings_json(findings: Sequence[Finding]) -> str:
+    """The findings for programs, with facts about the machine."""
     about = {"platform": platform.platform(), "python": sys.version.split()[0], "home": str(home.home())}
     listed = [asdict(finding) for finding in findings]
     return json.dumps({**about, "broken": any_broken(findings), "findings": listed}, indent=2)
 
 
 def any_broken(findings: Sequence[Finding]) -> bool:
+    """Whether a program cannot do its work on this machine."""
     return any(finding.level == "broken" for finding in findings)
 
 

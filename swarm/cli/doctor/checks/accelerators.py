@@ -1,4 +1,4 @@
-"""GPUs, and whether torch can use them."""
+"""Checks of GPUs, and of torch's use of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ REDISTRIBUTABLE = "https://aka.ms/vs/17/release/vc_redist.x64.exe"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """
+    """A graphics processor of this machine.
+
     Attributes:
         memory, free: bytes; None: not known.
         cuda: the newest CUDA that its driver serves; None: it is no NVIDIA card, or that is not known.
@@ -34,7 +35,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class TorchInstall:
-    """What `import torch` gives.
+    """The torch that is installed, as `import torch` shows it.
 
     Attributes:
         cuda, hip: what it was built for; empty: not for that.

@@ -1,4 +1,4 @@
-"""Whether the firewall of Windows lets others reach a program.
+"""Check of the firewall of Windows: its rules for a program that listens.
 
 The rules are read from the registry, where they are the same in every language of Windows and any user may read them:
 `HKLM\\SYSTEM\\CurrentControlSet\\Services\\SharedAccess\\Parameters\\FirewallPolicy\\FirewallRules`, in the format of
@@ -41,7 +41,8 @@ def parse_rule(text: str) -> FirewallRule | None:
 
 
 def firewall(rules: Sequence[str] | None, on: bool, program: str) -> Finding:
-    """
+    """Whether the firewall of Windows lets peers reach a program.
+
     Args:
         rules: the registry's values; None: this is not Windows.
         on: whether the firewall is switched on for any kind of network.

@@ -1,4 +1,4 @@
-"""The machine itself: Python, memory, disk, paths, sleep, console."""
+"""Checks of the machine itself: Python, memory, disk, paths, sleep, console."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ DOWNLOAD_PATH = 185  # characters that a download adds to SWARM_HOME: the reposi
 
 
 def python(version: tuple[int, int], bits: int) -> Finding:
+    """Whether this Python is one that the programs run with."""
     have = f"Python {version[0]}.{version[1]}, {bits} bit"
     start = "install 64-bit Python 3.12 from https://www.python.org/downloads/ and run bootstrap.py with it"
     if bits != 64:
@@ -26,6 +27,7 @@ def python(version: tuple[int, int], bits: int) -> Finding:
 
 
 def memory(free: int, total: int) -> Finding:
+    """Whether enough main memory is free, in bytes."""
     have = f"{size(free)} free of {size(total)}"
     if free < LEAST_MEMORY:
         return Finding("memory", "warning", f"only {have}", "close other programs before a server starts here")
@@ -61,7 +63,7 @@ def long_paths(enabled: bool | None, home: str) -> Finding:
 
 
 class SleepTimeouts(NamedTuple):
-    """Seconds until the machine sleeps by itself, on mains and on battery; 0: never."""
+    """Sleep timeouts: seconds until the machine sleeps by itself, on mains and on battery; 0: never."""
 
     mains: int
     battery: int
@@ -77,6 +79,7 @@ def parse_sleep_timeouts(powercfg: str) -> SleepTimeouts | None:
 
 
 def sleep(idle: SleepTimeouts | None) -> Finding:
+    """Whether the machine falls asleep by itself while it serves."""
     if idle is None:
         return Finding("sleep", "skipped", "the power settings cannot be read here; a server must not sleep")
     if idle.mains == 0:

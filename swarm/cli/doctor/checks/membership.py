@@ -1,4 +1,4 @@
-"""Whether the directories of the join token answer, and what they think of this machine."""
+"""Check of the membership: the answers of the join token's directories to the keys of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DRIFT = 60.0  # s that clocks may be apart
 
 @dataclass(frozen=True, slots=True)
 class DirectoryAnswer:
-    """What a directory, or the want of one, says to a key.
+    """A directory's answer to one key, or the want of it.
 
     Attributes:
         where: its addresses.
@@ -35,7 +35,7 @@ def directory(answers: Sequence[DirectoryAnswer], expired: str) -> list[Finding]
     standings = {answer.standing for answer in answers}
     if "unreachable" in standings:
         mend = "start swarm-directory there, open its port in that machine's firewall, check this machine's network"
-        return [Finding("directory", "broken", f"nobody answers at {where}", mend)]
+        return [Finding("directory", "broken", f"no directory answers at {where}", mend)]
     if "impostor" in standings:
         mend = "get a new join token: the line after 'join:' where swarm-directory runs"
         return [Finding("directory", "broken", f"another directory or another program answers at {where}", mend)]
@@ -44,13 +44,13 @@ def directory(answers: Sequence[DirectoryAnswer], expired: str) -> list[Finding]
         found.append(Finding("directory", "ok", f"{where} answers; {members} {_is(members)} admitted"))
     if expelled := _names(answers, "expelled"):
         mend = (
-            f"ask whoever runs the swarm for a new join token, then delete {expelled} under SWARM_HOME/identities: the "
+            f"ask the owner of the swarm for a new join token, then delete {expelled} under SWARM_HOME/identities: the "
             "next start makes a new key"
         )
         found.append(Finding("directory", "broken", f"{where} has expelled {expelled} from the swarm", mend))
     if "wrong token" in standings:
         what = expired or f"{where} refuses the join token: it is wrong, has expired, was revoked or is used up"
-        mend = "ask whoever runs the swarm for a new one ('swarm token create')"
+        mend = "ask the owner of the swarm for a new one ('swarm token create')"
         # Members get in whatever has become of the token.
         found.append(Finding("directory", "warning" if members else "broken", what, mend))
     if "newcomer" in standings:

@@ -1,4 +1,4 @@
-"""Whether the ports can be listened on that the programs take when nothing else is said."""
+"""Check of the ports that the programs listen on by default."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def parse_excluded(netsh: str) -> list[PortRange]:
 def port(
     program: str, number: int, option: str, state: PortState, owner: str, excluded: Sequence[PortRange]
 ) -> Finding:
-    """
+    """Whether a program can listen on its usual port.
+
     Args:
         option: with which the program takes another port.
         owner: what listens there; empty: not known.

@@ -1,4 +1,7 @@
-"""What the directories of a join token think of this machine. Nothing is changed there: no key is enrolled."""
+"""Probe of the directories: what they answer to the keys of this machine.
+
+It changes nothing there: no key is enrolled.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, asked through NVML, which comes with the driver."""
+"""Probe of NVIDIA GPUs, asked through NVML, which comes with the driver."""
 
 from __future__ import annotations
 

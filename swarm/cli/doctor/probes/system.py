@@ -1,4 +1,4 @@
-"""The machine: tools, ports, key files, models."""
+"""Probes of the machine: tools, ports, key files, models."""
 
 from __future__ import annotations
 
