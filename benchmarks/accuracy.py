@@ -22,7 +22,7 @@ from rich.table import Table
 from backends import Batch, Row, Span, registry
 from backends.stage import Array
 from benchmarks.limit import options_of
-from benchmarks.ring import say
+from benchmarks.ring import print_progress
 from swarm.models import resolve
 from swarm.sampling import log_softmax
 from swarm.system.process import user_errors
@@ -56,7 +56,7 @@ def compare(model: Path, engines: list[str], pieces: list[list[int]], threads: i
     reference = list(predictions(model, REFERENCE, pieces, threads))
     found = []
     for engine in engines:
-        say(f"measuring {engine}")
+        print_progress(f"measuring {engine}")
         losses, divergences, same = [], [], []
         mine = iter(reference) if engine == REFERENCE else predictions(model, engine, pieces, threads)
         for ids, wanted, got in zip(pieces, reference, mine, strict=True):

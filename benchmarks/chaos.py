@@ -44,7 +44,7 @@ BACK = 1.0  # s after which a server that was out of reach counts as one that ca
 STOPPED = (1.0, 15.0)  # s, shortest and longest stop
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
     """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
@@ -87,7 +87,7 @@ class Stream:
             try:
                 outcome = "same" if [*self.tokens(client, model, tokens)] == self.wanted else "different"
             except SwarmError as error:
-                say(f"stream {self.number} was lost: {error}")
+                print_progress(f"stream {self.number} was lost: {error}")
                 outcome = "lost"
             self.outcomes[outcome] += 1
 
@@ -99,7 +99,7 @@ class Stream:
             self.hit = (what, time.monotonic())
 
 
-class Members:
+class StormServers:
     """The servers of a storm, by name, started again when they were killed."""
 
     def __init__(self, swarm: Swarm, model: Path, served_as: str, options: Sequence[str]) -> None:
@@ -193,7 +193,7 @@ def storm(
     settings = {"spans": spans, "replicas": replicas, "streams": streams, "tokens": tokens, "pause": pause}
     with user_errors(), ExitStack() as resources:
         swarm, found, info = resources.enter_context(started(model))
-        members = Members(swarm, found.path, found.name, ("--threads", "1", "--dtype", "float32"))
+        members = StormServers(swarm, found.path, found.name, ("--threads", "1", "--dtype", "float32"))
         places = {f"{span}-{replica}": span for span in split_evenly(info.blocks, spans) for replica in range(replicas)}
         for name, span in places.items():
             members.start(name, span)
@@ -201,12 +201,12 @@ def storm(
             program.wait_line("ready:")
         client = resources.enter_context(SwarmClient(swarm.token, patience=patience))
         running = [Stream(i, prompt) for i, prompt in enumerate(prompts(streams, info.vocab_size))]
-        say("what they answer undisturbed")
+        print_progress("what they answer undisturbed")
         for stream in running:
             stream.wanted = [*stream.tokens(client, found.name, tokens)]
         keys = {server.name: server.key for server in client.models()[0].servers}
         with repeated(running, client, found.name, tokens, members):
-            happened = disturb(members, places, keys, running, events, pause, random.Random(seed))
+            happened = inject_failures(members, places, keys, running, events, pause, random.Random(seed))
     figures = {
         "settings": {"model": found.name, **settings, "patience": patience},
         "events": dict(happened),
@@ -222,7 +222,7 @@ def storm(
 
 @contextmanager
 def repeated(
-    streams: Sequence[Stream], client: SwarmClient, model: str, tokens: int, members: Members
+    streams: Sequence[Stream], client: SwarmClient, model: str, tokens: int, members: StormServers
 ) -> Iterator[None]:
     """Run the streams again and again while the block runs, and let each finish its last answer."""
     over = threading.Event()
@@ -238,8 +238,8 @@ def repeated(
             time.sleep(0.1)
 
 
-def disturb(
-    members: Members,
+def inject_failures(
+    members: StormServers,
     places: dict[str, Span],
     keys: dict[str, str],
     streams: Sequence[Stream],
@@ -280,7 +280,7 @@ def disturb(
             ready[name] = False
             members.start(name, places[name])
         happened[what] += 1
-        say(f"{sum(happened.values())} of {events}: {name} {what}")
+        print_progress(f"{sum(happened.values())} of {events}: {name} {what}")
     for name in list(members.stopped):
         members.stopped[name] = 0.0
     return happened
@@ -350,7 +350,7 @@ def grid(
     with user_errors(), ExitStack() as resources:
         swarm, found, info = resources.enter_context(started(model))
         threads = str(psutil.cpu_count(logical=False) or 1)
-        members = Members(swarm, found.path, found.name, ("--threads", threads, "--dtype", "float32"))
+        members = StormServers(swarm, found.path, found.name, ("--threads", threads, "--dtype", "float32"))
         proxies: dict[str, dict[str, Proxy]] = {}  # by span, then by the server's name
         for span in split_evenly(info.blocks, spans):
             for replica in range(replicas):
@@ -360,10 +360,10 @@ def grid(
                 members.start(name, span, "--bind", "127.0.0.1:0", "--advertise", f"127.0.0.1:{proxy.port}")
         for span_proxies in proxies.values():
             for name, proxy in span_proxies.items():
-                say(members.programs[name].wait_line("ready:"))
+                print_progress(members.programs[name].wait_line("ready:"))
                 proxy.target = listening_port(members.programs[name])
         client = resources.enter_context(SwarmClient(swarm.token))
-        fleet = Fleet({server.key: server.name for server in client.models()[0].servers}, proxies)
+        fleet = GridServers({server.key: server.name for server in client.models()[0].servers}, proxies)
         (prompt,) = prompts(1, info.vocab_size)
         rows = []
         for length in map(int, lengths.split(",")):
@@ -373,7 +373,7 @@ def grid(
                     row = generate(client, found.name, prompt, length, rate, fleet, chance)
                     wanted = wanted or row.pop("ids")
                     row["same"] = row.pop("ids", wanted) == wanted
-                    say(str(row))
+                    print_progress(str(row))
                     rows.append(row)
                     members.tend(time.monotonic())
     report_grid(rows)
@@ -382,7 +382,7 @@ def grid(
 
 
 @dataclass(frozen=True)
-class Fleet:
+class GridServers:
     """The servers of one grid cell, each behind a proxy that breaks its connections.
 
     Attributes:
@@ -417,7 +417,7 @@ def generate(
     prompt: list[int],
     tokens: int,
     rate: float,
-    fleet: Fleet,
+    fleet: GridServers,
     chance: random.Random,
 ) -> dict[str, Any]:
     """One answer, with failures at this rate after each of its tokens."""

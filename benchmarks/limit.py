@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import Batch, Options, Row, Span, registry
-from benchmarks.kit.swarm import machine
-from benchmarks.ring import say
+from benchmarks.kit.swarm import machine_facts
+from benchmarks.ring import print_progress
 from swarm.models import resolve
 from swarm.system import home
 from swarm.system.process import user_errors
@@ -121,7 +121,7 @@ def main(
         found: list[dict[str, Any]] = []
         speed = bandwidth(threads)
         for engine in engines.split(","):
-            say(f"measuring {engine}")
+            print_progress(f"measuring {engine}")
             command = [sys.executable, "-m", "benchmarks.limit", str(resolved.path), "--one", engine]
             command += ["--threads", str(threads), "--tokens", str(tokens)]
             command += ["--small-pages"] * small_pages
@@ -138,7 +138,7 @@ def main(
         "threads": threads,
         "bandwidth": speed,
         "engines": found,
-        "machine": machine(),
+        "machine": machine_facts(),
     }
     Console(width=100).print(table(result))
     if json_file:

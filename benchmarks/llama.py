@@ -66,7 +66,7 @@ def remote_devices(lib: Library, endpoints: Sequence[str]) -> list[int]:
     return [device for device in devices if b"RPC" in lib.ggml_backend_dev_name(device)]
 
 
-class Whole:
+class WholeGguf:
     """A GGUF file as llama.cpp runs it. `remote`: how many of its last blocks, and the head, the servers compute."""
 
     def __init__(self, file: Path, threads: int, endpoints: Sequence[str], remote: int) -> None:
@@ -115,7 +115,7 @@ def main() -> None:
 @click.option("--remote", type=int, default=0)
 def generate(file: Path, threads: int, endpoints: tuple[str, ...], remote: int) -> None:
     """Answer requests on standard input with the whole model."""
-    whole = Whole(file, threads, endpoints, remote)
+    whole = WholeGguf(file, threads, endpoints, remote)
     print("ready: whole", flush=True)
     for line in sys.stdin:
         tokens, times = whole.generate(**json.loads(line))

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import registry
-from benchmarks.kit.swarm import Swarm, machine
+from benchmarks.kit.swarm import BenchmarkSwarm, machine_facts
 from openai_api.app import create_app
 from openai_api.gateway import Gateway
 from openai_api.http import static_site
@@ -67,7 +67,7 @@ STOPWATCH = """
 """
 
 
-class Noting(AsyncSwarmClient):
+class TimingClient(AsyncSwarmClient):
     """A client that notes when tokens come.
 
     Attributes:
@@ -95,7 +95,7 @@ class Noting(AsyncSwarmClient):
 
 
 @contextmanager
-def gateway(client: Noting) -> Iterator[str]:
+def gateway(client: TimingClient) -> Iterator[str]:
     """A gateway in a thread of this process; its URL."""
     stop, ready = threading.Event(), threading.Event()
 
@@ -116,7 +116,7 @@ def gateway(client: Noting) -> Iterator[str]:
             thread.join()
 
 
-def measured(page: Page, client: Noting) -> list[float]:
+def measured(page: Page, client: TimingClient) -> list[float]:
     """Ask; ms from the token's arrival at the gateway to each of `STEPS`."""
     page.evaluate("window.seen.length = 0")
     page.get_by_role("textbox", name="Message").fill("What is the capital of France?")
@@ -153,9 +153,9 @@ def main(model: str, servers: int, runs: int, program: str | None, json_file: Pa
             raise SwarmError("this needs Chromium (--browser) and the built page (python bootstrap.py install)")
         busy = psutil.cpu_percent(1.0)
         spans = split_evenly(registry.find(registry.DEFAULT).describe(found.path).blocks, servers)
-        with Swarm(Path(scratch)) as swarm, sync_playwright() as driver:
+        with BenchmarkSwarm(Path(scratch)) as swarm, sync_playwright() as driver:
             swarm.add(found.name, found.path, spans)
-            client = Noting(swarm.join, name="gateway")
+            client = TimingClient(swarm.join, name="gateway")
             with gateway(client) as url, driver.chromium.launch(executable_path=program) as browser:
                 page = browser.new_page()
                 page.goto(url)
@@ -174,7 +174,7 @@ def main(model: str, servers: int, runs: int, program: str | None, json_file: Pa
         table.add_row(row["to"], *(f"{row[name]:.1f}" for name in ("first", "median", "worst")))
     Console().print(table)
     if json_file:
-        content = {"machine": {**machine(), "busy_before": busy}, "runs": taken, "figures": rows}
+        content = {"machine": {**machine_facts(), "busy_before": busy}, "runs": taken, "figures": rows}
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

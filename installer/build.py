@@ -45,7 +45,7 @@ def main() -> int:
     try:
         for variant in given.variant:
             print(build(variant == "offline", given.python, given.output))
-    except (BuildError, licences.NotFree) as error:
+    except (BuildError, licences.NotRedistributable) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -38,7 +38,7 @@ class Wheel:
     size: int
 
 
-class NotFree(Exception):
+class NotRedistributable(Exception):
     """A refused wheel: it may not be passed on, or does not say that it may."""
 
 
@@ -60,7 +60,7 @@ def read(path: Path) -> Wheel:
     name = fields["Name"].lower().replace("_", "-").replace(".", "-")
     wheel = Wheel(name, fields["Version"], licence, path.stat().st_size)
     if not any(word in licence.lower() for word in FREE) or "proprietary" in licence.lower():
-        raise NotFree(f"{path.name} must not be bundled: its licence is {licence or 'not named'!r}")
+        raise NotRedistributable(f"{path.name} must not be bundled: its licence is {licence or 'not named'!r}")
     return wheel
 
 

@@ -9,14 +9,14 @@ from typing import Protocol
 
 import psutil
 
-from benchmarks.kit.swarm import Sent, Server
-from benchmarks.kit.whole_model import Timed
+from benchmarks.kit.swarm import RingServer, SentMessage
+from benchmarks.kit.whole_model import TimedGeneration
 
 SETTLE = 2.0  # s for thread pools to go to sleep
 IDLE = 3.0  # s over which processes that have nothing to do are then watched
 
 
-class Process(Protocol):
+class MeasuredProcess(Protocol):
     """A process that holds weights (bytes) and computes: a server, or the whole model. Times in seconds."""
 
     stats: psutil.Process
@@ -29,7 +29,7 @@ class Process(Protocol):
 
 
 @dataclass
-class Engine:
+class Contender:
     """One side of a comparison, and what was measured of it so far.
 
     Attributes:
@@ -45,8 +45,8 @@ class Engine:
 
     name: str
     servers: int
-    generate: Callable[[list[int], int], Timed]
-    processes: Sequence[Process]
+    generate: Callable[[list[int], int], TimedGeneration]
+    processes: Sequence[MeasuredProcess]
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
@@ -55,10 +55,10 @@ class Engine:
     resident: list[int] = field(default_factory=list)
     unique: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[SentMessage] = field(default_factory=list)
     decoded: int = 0
 
-    def run(self, ids: list[int], tokens: int) -> Timed:
+    def run(self, ids: list[int], tokens: int) -> TimedGeneration:
         """Generate once, with the times of all tokens."""
         result = self.generate(ids, tokens)
         self.decoded += tokens - 1
@@ -84,11 +84,11 @@ class Engine:
     def collect_traffic(self) -> None:
         """What its servers have sent to each other; to be called when they have ended."""
         for process in self.processes:
-            if isinstance(process, Server):
+            if isinstance(process, RingServer):
                 self.sent += process.sent()
 
 
-def watch_idle(engines: Sequence[Engine]) -> None:
+def watch_idle(engines: Sequence[Contender]) -> None:
     """Note what processor time the processes take while no request reaches them."""
     time.sleep(SETTLE)
     before = [(engine, process, process.cpu_seconds()) for engine in engines for process in engine.processes]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from benchmarks.kit.engine import Engine
+    from benchmarks.kit.engine import Contender
 
 MB = 1e6
 
@@ -22,7 +22,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def figures(engines: Sequence[Engine]) -> list[dict[str, Any]]:
+def figures(engines: Sequence[Contender]) -> list[dict[str, Any]]:
     """What is published of each engine. The first one is the base of the ratios, the second one another base.
 
     Rates in tokens per second, times in seconds, memory and messages in bytes.
@@ -52,7 +52,7 @@ def figures(engines: Sequence[Engine]) -> list[dict[str, Any]]:
     ]
 
 
-def traffic(engine: Engine) -> dict[str, float | None]:
+def traffic(engine: Contender) -> dict[str, float | None]:
     """Messages between servers per token of decoding, and their mean sizes: at a boundary, and back to the head."""
     decoding = [sent for sent in engine.sent if sent.tokens == 1]
     boundary = [sent.size for sent in decoding if sent.hidden]

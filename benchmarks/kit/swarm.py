@@ -113,7 +113,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentMessage:
     """A message that one server has sent to another for a session.
 
     Attributes:
@@ -127,7 +127,7 @@ class Sent:
     size: int
 
 
-class Server(Program):
+class RingServer(Program):
     """A server of a span.
 
     Attributes:
@@ -152,12 +152,12 @@ class Server(Program):
         if found := re.search(r"loaded blocks .* in ([\d.]+) s", self.log):
             self.load_time = float(found[1])
 
-    def sent(self) -> list[Sent]:
+    def sent(self) -> list[SentMessage]:
         """What it has sent to other servers; known once it has been stopped."""
-        return [Sent(*entry) for entry in json.loads(self._traffic.read_text(encoding="utf-8"))]
+        return [SentMessage(*entry) for entry in json.loads(self._traffic.read_text(encoding="utf-8"))]
 
 
-class Swarm:
+class BenchmarkSwarm:
     """A directory, and any number of rings that share it: each serves the model under a name of its own.
 
     State, keys and logs lie in `folder`, which becomes the `SWARM_HOME` of this process and of those that it starts.
@@ -194,7 +194,7 @@ class Swarm:
             self._client = SwarmClient(self.join)
         return self._client
 
-    def add(self, name: str, model: Path, spans: Sequence[Span], *options: str) -> list[Server]:
+    def add(self, name: str, model: Path, spans: Sequence[Span], *options: str) -> list[RingServer]:
         """Start a ring, one server after the other, so that the load time of each is its own.
 
         Raises:
@@ -202,7 +202,7 @@ class Swarm:
         """
         ring = []
         for number, span in enumerate(spans, 1):
-            server = Server(self._folder, f"{name}-{number}", self.join, model, name, span, *options)
+            server = RingServer(self._folder, f"{name}-{number}", self.join, model, name, span, *options)
             self._programs.append(server)
             ring.append(server)
             server.wait_ready()
@@ -221,7 +221,7 @@ class Swarm:
             self._programs.pop().stop()
 
 
-def machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """What a reader has to know of this machine to judge figures that were taken on it."""
     import platform
     from importlib.metadata import version

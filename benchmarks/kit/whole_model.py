@@ -19,7 +19,7 @@ STOP_TIMEOUT = 15.0  # s
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedGeneration:
     """Tokens of one generation; `times` are seconds from the request to each of them."""
 
     tokens: list[int]
@@ -36,17 +36,17 @@ class Timed:
         return (len(self.times) - 1) / (self.times[-1] - self.times[0])
 
 
-def timed(tokens: Callable[[], Iterator[int]]) -> Timed:
+def timed(tokens: Callable[[], Iterator[int]]) -> TimedGeneration:
     """Run a generation and note when each token came."""
     made, times = [], []
     started = time.perf_counter()
     for token in tokens():
         made.append(token)
         times.append(time.perf_counter() - started)
-    return Timed(made, times)
+    return TimedGeneration(made, times)
 
 
-class Whole:
+class WholeModel:
     """A process that holds the whole model and generates greedily on request.
 
     Attributes:
@@ -68,10 +68,10 @@ class Whole:
         assert self._process.pid is not None
         self.stats = psutil.Process(self._process.pid)
 
-    def generate(self, ids: list[int], tokens: int) -> Timed:
+    def generate(self, ids: list[int], tokens: int) -> TimedGeneration:
         """The greedy continuation of `ids`, with the time of each token."""
         self._connection.send((ids, tokens))
-        return Timed(*self._connection.recv())
+        return TimedGeneration(*self._connection.recv())
 
     def cpu_seconds(self) -> float:
         """Processor time of this process, in seconds."""
@@ -92,7 +92,7 @@ class Whole:
 
 
 def _serve(connection: Connection, kind: Kind, model: str, dtype: str, threads: int) -> None:
-    """Load; tell what `Whole` wants to know of it; then answer requests."""
+    """Load; tell what `WholeModel` wants to know of it; then answer requests."""
     import torch
     import transformers
 

@@ -8,7 +8,7 @@ import subprocess
 
 from pc import server, task
 from pc.changes import Changes
-from pc.failure import Code, Failure
+from pc.failure import ExitCode, SetupFailure
 from pc.layout import Layout
 from pc.log import Log
 
@@ -23,7 +23,7 @@ def read_token(text: str) -> str:
     """The join token in what was pasted or in a file.
 
     Raises:
-        Failure: there is none, or it is damaged.
+        SetupFailure: there is none, or it is damaged.
     """
     from routing.security import JoinToken, SecurityError
 
@@ -31,7 +31,7 @@ def read_token(text: str) -> str:
     try:
         JoinToken.parse(token)
     except SecurityError as error:
-        raise Failure(Code.USAGE, str(error)) from error
+        raise SetupFailure(ExitCode.USAGE, str(error)) from error
     return token
 
 
@@ -39,7 +39,7 @@ def become_server(layout: Layout, token: str, model: str, service: str, log: Log
     """Keep the token on this machine; with `service` also make the task that serves.
 
     Raises:
-        Failure: the token is none, or Windows refuses the task.
+        SetupFailure: the token is none, or Windows refuses the task.
     """
     from swarm.models.catalogue import DEFAULT_MODEL
     from swarm.system import home

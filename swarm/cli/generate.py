@@ -59,7 +59,7 @@ def chat(options: GenerationOptions, model: str | None, system: str | None) -> N
 
     with user_errors():
         token = find_join_token(options.join_token)
-        sampled = sampling(options.temperature, options.seed)
+        sampled = seeded_sampling(options.temperature, options.seed)
         ChatRepl(options.connect, token, model, system, options.max_new_tokens, sampled, options.verify).run()
 
 
@@ -92,14 +92,14 @@ def require_tokenizer(client: SwarmClient, model: str) -> Tokenizer:
     return tokenizer
 
 
-def sampling(temperature: float, seed: int | None) -> SamplingOptions:
+def seeded_sampling(temperature: float, seed: int | None) -> SamplingOptions:
     """Options of sampling, with a new random seed where none is given."""
     return SamplingOptions(temperature=temperature, seed=secrets.randbits(62) if seed is None else seed)
 
 
 def sampling_options(tokenizer: Tokenizer, temperature: float, seed: int | None) -> SamplingOptions:
     """Options of sampling, and the ids of the tokenizer that end an answer."""
-    return SamplingOptions(**{**sampling(temperature, seed), "stop_ids": tuple(sorted(tokenizer.stop_ids))})
+    return SamplingOptions(**{**seeded_sampling(temperature, seed), "stop_ids": tuple(sorted(tokenizer.stop_ids))})
 
 
 def stream_text(

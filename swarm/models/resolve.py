@@ -12,8 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from swarm.errors import SwarmError
-from swarm.models import gguf as ggufs
-from swarm.models import hub, pypi
+from swarm.models import gguf, hub, pypi
 from swarm.models.catalogue import CATALOGUE, CatalogueEntry, similar_names
 from swarm.models.shards import is_complete
 from swarm.system.home import disk_errors, folder, home
@@ -57,11 +56,11 @@ def resolve(model: str, *, progress: Progress | None = None, endpoint: str | Non
     entry = CATALOGUE.get(model.lower())
     if entry is not None:
         model = model.lower()
-    elif Path(model).expanduser().exists() and (gguf := ggufs.file_of(Path(model).expanduser())) is not None:
-        return _gguf(gguf, ggufs.name_of(gguf), f"the file {gguf}")
+    elif Path(model).expanduser().exists() and (file := gguf.file_of(Path(model).expanduser())) is not None:
+        return _gguf(file, gguf.name_of(file), f"the file {file}")
     elif Path(model).expanduser().is_dir():
         return _local_folder(Path(model).expanduser())
-    elif (wanted := ggufs.on_hub(model)) is not None:
+    elif (wanted := gguf.on_hub(model)) is not None:
         with show_progress() as bars:
             return _gguf_from_hub(model, *wanted, progress or bars, endpoint)
     elif not _REPO.fullmatch(model) or model.startswith("."):
@@ -95,7 +94,7 @@ def local_models() -> list[str]:
 def model_name(path: Path) -> str:
     """What the model in a folder below `SWARM_HOME`, or in a folder or GGUF file anywhere else, is called."""
     if path.suffix.lower() == ".gguf":
-        return ggufs.name_of(path)
+        return gguf.name_of(path)
     if path.parent != home() / "models":
         return path.name
     names = {entry.repo.replace("/", "--"): name for name, entry in CATALOGUE.items()}
@@ -131,7 +130,7 @@ def _fetch(
 
 def _gguf(file: Path, name: str, source: str) -> ResolvedModel:
     with _exclusive(folder("models") / f"{file.name}.lock"):
-        return ResolvedModel(name, ggufs.adopt(file), source)
+        return ResolvedModel(name, gguf.adopt(file), source)
 
 
 def _gguf_from_hub(model: str, repo: str, wanted: str, progress: Progress, endpoint: str | None) -> ResolvedModel:
@@ -139,7 +138,7 @@ def _gguf_from_hub(model: str, repo: str, wanted: str, progress: Progress, endpo
     with _exclusive(path.with_name(f"{path.name}.lock")):
         kept = [file.relative_to(path).as_posix() for file in path.rglob("*.gguf")] if path.is_dir() else []
         try:
-            names = ggufs.choose(kept, wanted, repo)
+            names = gguf.choose(kept, wanted, repo)
         except SwarmError:
             try:
                 found = hub.look_up(repo, endpoint=endpoint)
@@ -148,10 +147,10 @@ def _gguf_from_hub(model: str, repo: str, wanted: str, progress: Progress, endpo
                     f"{model} is not on this machine and the Hugging Face hub is not reachable ({error}). Connect to "
                     "the network, or copy the GGUF file here and give its path."
                 ) from error
-            names = ggufs.choose(found.sizes, wanted, repo)
+            names = gguf.choose(found.sizes, wanted, repo)
             hub.download_files(found, names, path, progress=progress, endpoint=endpoint)
     file = path / names[0]
-    return _gguf(file, ggufs.name_of(file), f"{repo} on the Hugging Face hub")
+    return _gguf(file, gguf.name_of(file), f"{repo} on the Hugging Face hub")
 
 
 @contextmanager

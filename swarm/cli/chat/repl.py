@@ -40,7 +40,7 @@ class ConnectedModel:
     stop_ids: tuple[int, ...]
 
     @classmethod
-    def met(cls, client: SwarmClient, name: str | None) -> Self:
+    def connect(cls, client: SwarmClient, name: str | None) -> Self:
         """Open a session with a model of the swarm; without a name, with the only one.
 
         Raises:
@@ -95,23 +95,23 @@ class ChatRepl:
         self._verify = verify
         self._answers = answers or Console()
         self._remarks = remarks or Console(stderr=True, highlight=False)
-        self._partner = self._entered(join, model)
-        self._conversation = Conversation(self._partner.model.name, system or "")
+        self._connected = self._connect_model(join, model)
+        self._conversation = Conversation(self._connected.model.name, system or "")
 
     def run(self) -> None:
         """Read lines and answer them until the end of the input or /exit."""
-        self._say(f"{self._partner}. /help lists the commands, Ctrl-C stops an answer.")
+        self._say(f"{self._connected}. /help lists the commands, Ctrl-C stops an answer.")
         try:
             while (line := self._read()) is not None:
                 try:
-                    self._carry_out(line)
+                    self._run_command(line)
                 except SwarmError as error:
                     self._say(f"error: {error}")
         finally:
-            self._partner.session.close()
-            self._partner.client.close()
+            self._connected.session.close()
+            self._connected.client.close()
 
-    def _carry_out(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         if not line.startswith("/"):
             if line:
                 self._answer(line)
@@ -139,21 +139,21 @@ class ChatRepl:
 
     def do_peers(self) -> None:
         """Who serves which blocks."""
-        self._remarks.print(status.status_table(self._partner.client.models(), self._partner.client.view))
+        self._remarks.print(status.status_table(self._connected.client.models(), self._connected.client.view))
 
     def do_connect(self, token: str) -> None:
         """Go on with the swarm of another join token."""
-        old, self._partner = self._partner, self._entered(token, None)
+        old, self._connected = self._connected, self._connect_model(token, None)
         old.session.close()
         old.client.close()
-        self._say(f"{self._partner}")
+        self._say(f"{self._connected}")
 
     def do_model(self, name: str = "") -> None:
         """What answers; with a name, what answers from now on."""
         if name:
-            old, self._partner = self._partner, ConnectedModel.met(self._partner.client, name)
+            old, self._connected = self._connected, ConnectedModel.connect(self._connected.client, name)
             old.session.close()
-        self._say(f"{self._partner}")
+        self._say(f"{self._connected}")
 
     def do_system(self, text: str = "") -> None:
         """What the model is told before the conversation; with a text, from now on."""
@@ -178,28 +178,28 @@ class ChatRepl:
 
     # --- on the way --------------------------------------------------------------------------------------------------
 
-    def _entered(self, join: str, model: str | None) -> ConnectedModel:
+    def _connect_model(self, join: str, model: str | None) -> ConnectedModel:
         client = self._connect(join)
         try:
-            return ConnectedModel.met(client, model)
+            return ConnectedModel.connect(client, model)
         except BaseException:
             client.close()
             raise
 
     def _answer(self, question: str) -> None:
-        partner = self._partner
-        ids = partner.prompt(self._conversation.prompt(question))
-        sampling = SamplingOptions(**{**self._sampling, "stop_ids": partner.stop_ids})
+        connected = self._connected
+        ids = connected.prompt(self._conversation.prompt(question))
+        sampling = SamplingOptions(**{**self._sampling, "stop_ids": connected.stop_ids})
         options = generate.with_logprobs(sampling, self._verify)
-        pieces = generate.continue_text(partner.session, partner.tokenizer, ids, self._new, options)
+        pieces = generate.continue_text(connected.session, connected.tokenizer, ids, self._new, options)
         said: list[str] = []
         with MarkdownWriter(self._answers) as writer, suppress(KeyboardInterrupt):
-            for piece in until_stop(pieces, partner.template.stop if partner.template else ""):
+            for piece in until_stop(pieces, connected.template.stop if connected.template else ""):
                 said.append(piece)
                 writer.write(piece)
-        self._conversation.model = partner.model.name
+        self._conversation.model = connected.model.name
         self._conversation.add(question, "".join(said).strip())
-        generate.verify_answer(partner.session, self._verify)
+        generate.verify_answer(connected.session, self._verify)
 
     def _read(self) -> str | None:
         with suppress(EOFError, KeyboardInterrupt):

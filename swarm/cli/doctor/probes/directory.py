@@ -20,7 +20,7 @@ from swarm.cli.doctor.checks.membership import DirectoryAnswer, MembershipStatus
 
 ANSWER_TIMEOUT = 6.0  # s for one directory to answer one key
 
-_DialResult = Literal["connected", "refused", "impostor", "unreachable"]
+_DialOutcome = Literal["connected", "refused", "impostor", "unreachable"]
 
 
 class _Connection:
@@ -33,8 +33,8 @@ class _Connection:
         self._until = time.monotonic() + ANSWER_TIMEOUT
         dialer.dial(site.key, site.addresses)
 
-    def knock(self) -> _DialResult:
-        """What comes of dialling, all its addresses tried."""
+    def outcome(self) -> _DialOutcome:
+        """The outcome of dialling, with all addresses of the directory tried."""
         failures = impostors = 0
         for event in self._events():
             match event:
@@ -89,9 +89,9 @@ def _ask_directory(
 ) -> list[DirectoryAnswer]:
     where, answers = " or ".join(site.addresses), []
     for name, identity in identities.items():
-        standing, dates = _membership_status(context, token, site, identity)
-        answers.append(DirectoryAnswer(where, name, standing, dates))
-        if standing in ("unreachable", "impostor"):
+        status, dates = _membership_status(context, token, site, identity)
+        answers.append(DirectoryAnswer(where, name, status, dates))
+        if status in ("unreachable", "impostor"):
             break
     return answers
 
@@ -99,21 +99,21 @@ def _ask_directory(
 def _membership_status(
     context: Context, token: JoinToken, site: DirectoryAddress, identity: Identity
 ) -> tuple[MembershipStatus, tuple[float, ...]]:
-    with _connection(context, site, identity) as door:
-        knock = door.knock()
-        if knock == "connected":
-            return "member", _dates(_view(door))
-    if knock != "refused":
-        return knock, ()
-    with _connection(context, site, Identity.from_secret(token.secret)) as door:
-        knock = door.knock()
-        if knock == "refused":
+    with _connection(context, site, identity) as connection:
+        result = connection.outcome()
+        if result == "connected":
+            return "member", _dates(_view(connection))
+    if result != "refused":
+        return result, ()
+    with _connection(context, site, Identity.from_secret(token.secret)) as connection:
+        result = connection.outcome()
+        if result == "refused":
             return "wrong token", ()
-        if knock != "connected":
-            return knock, ()
+        if result != "connected":
+            return result, ()
         # A directory without an address is refused whatever the token is for, so this enrols nothing; but of a key
         # that was expelled, it is that which the directory says.
-        for message in door.ask(wire.Enrol(1, identity.public, "doctor", "directory")):
+        for message in connection.ask(wire.Enrol(1, identity.public, "doctor", "directory")):
             if isinstance(message, wire.Refused):
                 if message.code == "expelled":
                     return "expelled", ()
@@ -121,10 +121,10 @@ def _membership_status(
     return "unreachable", ()
 
 
-def _view(door: _Connection) -> View:
+def _view(connection: _Connection) -> View:
     mirror = Mirror()
     mirror.watch(1)
-    for message in door.ask(wire.Watch(1)):
+    for message in connection.ask(wire.Watch(1)):
         mirror.receive(message)
         if mirror.complete:
             break

@@ -190,10 +190,10 @@ def test_keys_that_others_can_read_come_with_the_command_that_closes_them() -> N
 
 
 @pytest.mark.parametrize(
-    ("standings", "levels", "words"),
+    ("statuses", "levels", "words"),
     [
         (["member", "member"], ["ok"], "0, 1 are admitted"),
-        (["unreachable"], ["broken"], "nobody answers"),
+        (["unreachable"], ["broken"], "no directory answers"),
         (["impostor"], ["broken"], "get a new join token"),
         (["newcomer"], ["ok"], "admits 0 at the next start"),
         (["member", "expelled"], ["ok", "broken"], "has expelled 1"),
@@ -202,9 +202,9 @@ def test_keys_that_others_can_read_come_with_the_command_that_closes_them() -> N
     ],
 )
 def test_what_a_directory_says_of_each_identity(
-    standings: list[MembershipStatus], levels: list[str], words: str
+    statuses: list[MembershipStatus], levels: list[str], words: str
 ) -> None:
-    answers = [DirectoryAnswer("10.0.0.1:7700", str(number), standing) for number, standing in enumerate(standings)]
+    answers = [DirectoryAnswer("10.0.0.1:7700", str(number), status) for number, status in enumerate(statuses)]
     found = membership.directory(answers, "")
     assert [finding.level for finding in found] == levels
     assert words in " ".join(f"{finding.what} {finding.mend}" for finding in found)

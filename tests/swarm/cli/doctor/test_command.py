@@ -16,8 +16,8 @@ from routing.client import DirectoryClient
 from routing.directory.directory import Directory
 from routing.security import Identity, JoinToken
 from swarm.cli.doctor import command
-from swarm.cli.doctor.probes import directory as standing
 from swarm.cli.doctor.probes import system
+from swarm.cli.doctor.probes.directory import ask_directories
 from swarm.cli.main import cli
 from swarm.system import identities
 from tests.families import make_model
@@ -40,14 +40,14 @@ def test_a_directory_says_who_is_in_and_enrols_nobody_who_asks(directory: Direct
     inside, gone, new = enrolled(directory, "inside"), enrolled(directory, "gone"), Identity.create()
     directory._registry.expel(gone.public, 1.0)
     before = directory._registry.roster
-    ((*answers,),) = standing.ask_directories(directory.token, {"inside": inside, "gone": gone, "new": new})
-    assert [(answer.name, answer.standing) for answer in answers] == [
+    ((*answers,),) = ask_directories(directory.token, {"inside": inside, "gone": gone, "new": new})
+    assert [(answer.name, answer.status) for answer in answers] == [
         ("inside", "member"),
         ("gone", "expelled"),
         ("new", "newcomer"),
     ]
     assert answers[0].dates  # of its enrolment, to compare the clock with
-    assert [answer.standing for answer in standing.ask_directories(directory.token, {})[0]] == ["newcomer"]
+    assert [answer.status for answer in ask_directories(directory.token, {})[0]] == ["newcomer"]
     assert directory._registry.roster == before
 
 
@@ -58,7 +58,7 @@ def test_a_wrong_token_a_stranger_and_silence_are_told_apart(directory: Director
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and does not listen
         nobody = JoinToken((f"127.0.0.1:{silent.getsockname()[1]}",), token.directory, token.secret)
-        found = [standing.ask_directories(each, {})[0][0].standing for each in (wrong, other, nobody)]
+        found = [ask_directories(each, {})[0][0].status for each in (wrong, other, nobody)]
     assert found == ["wrong token", "impostor", "unreachable"]
 
 
