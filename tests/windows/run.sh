@@ -16,6 +16,8 @@ subset=(
     tests/swarm/cli/test_cache.py
     tests/swarm/cli/doctor/test_checks.py
     tests/swarm/system/test_console.py
+    tests/swarm/system/test_firewall.py
+    tests/swarm/system/test_progress.py
     tests/swarm/cli/doctor/test_command.py
     tests/swarm/models/test_fingerprint.py
     tests/swarm/models/test_resolve.py

