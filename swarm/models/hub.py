@@ -181,15 +181,15 @@ def _fetch(
         except SwarmError:
             raise
         except Exception as error:
-            sorted_out = _user_error(repo.name, error)
-            if isinstance(sorted_out, SwarmError):
-                raise sorted_out from error
+            sorted_error = _user_error(repo.name, error)
+            if isinstance(sorted_error, SwarmError):
+                raise sorted_error from error
             if not left:
                 raise SwarmError(
-                    f"the download of {repo.name} broke at {name} ({sorted_out}). "
+                    f"the download of {repo.name} broke {_TRIES} times at {name} ({sorted_error}). "
                     "Run the command again: it goes on where it stopped."
                 ) from error
-            log.warning("the download of %s broke (%s), trying again", name, sorted_out)
+            log.warning("the download of %s broke (%s), trying again", name, sorted_error)
 
 
 def _user_error(repo: str, error: BaseException) -> SwarmError | HubUnreachable:

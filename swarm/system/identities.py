@@ -25,7 +25,7 @@ def hold_identity(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
     """
     folder = home.folder("identities")
     candidates = (
-        [re.sub(r"[^\w.-]", "_", name)] if name else [f"{role}-{number}" for number in range(1, MAX_IDENTITIES)]
+        [re.sub(r"[^\w.-]", "_", name)] if name else [f"{role}-{number}" for number in range(1, MAX_IDENTITIES + 1)]
     )
     for candidate in candidates:
         lock = FileLock(folder / f"{candidate}.lock", blocking=False)
@@ -44,12 +44,16 @@ def hold_identity(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
         finally:
             lock.release()
         return
-    raise SwarmError(f"{name or role!r} runs on this machine already: choose another --name")
+    if name:
+        raise SwarmError(f"{name!r} runs on this machine already: choose another --name")
+    raise SwarmError(
+        f"the limit of {MAX_IDENTITIES} processes of one kind is reached on this machine: stop some, or choose a --name"
+    )
 
 
-def display_name(claimed: str) -> str:
+def display_name(held: str) -> str:
     """What others are told in place of `server-1`, which every machine has: its name, and which of several there."""
-    number = claimed.rpartition("-")[2]
+    number = held.rpartition("-")[2]
     return machine() if number == "1" else f"{machine()}-{number}"
 
 

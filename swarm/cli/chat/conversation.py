@@ -79,5 +79,5 @@ def saved() -> list[str]:
 
 def _path(name: str) -> Path:
     if not _NAME.fullmatch(name) or name.endswith("."):
-        raise BadRequest(f"{name!r} is no name for a chat: take letters, digits, blanks, dots and dashes")
+        raise BadRequest(f"{name!r} is no name for a chat: take at most 64 letters, digits, blanks, dots and dashes")
     return home.home() / "chats" / f"{name}.json"
