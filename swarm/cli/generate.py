@@ -1,4 +1,4 @@
-"""Text generation of the command line: `swarm run`, `swarm-client` and `swarm chat`, and what they share."""
+"""Text generation of the command line: `swarm run` and `swarm-client`, and what they share with `swarm chat`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from swarm.client.client import ClientSession, SamplingOptions, ServedModel, Swa
 from swarm.client.verify import passed
 from swarm.errors import SwarmError, UnknownModel
 from swarm.models.resolve import match_spelling
-from swarm.system.join import find_join_token
 from swarm.system.process import user_errors
 from swarm.tokenizer import Detokenizer, Tokenizer
 
@@ -47,20 +46,6 @@ def run(options: GenerationOptions, model: str, prompt: str) -> None:
         ids = tokenizer.chat(messages) if tokenizer.has_chat_template else tokenizer.encode(prompt)
         sampled = sampling_options(tokenizer, options.temperature, options.seed)
         print_answer(swarm, model, ids, options.max_new_tokens, sampled, options.verify)
-
-
-@click.command()
-@click.argument("model", required=False)
-@click.option("--system", help="What the model is told before the conversation.")
-@generation_options(512)
-def chat(options: GenerationOptions, model: str | None, system: str | None) -> None:
-    """Talk to MODEL. /help in the chat lists its commands."""
-    from swarm.cli.chat.repl import ChatRepl  # here, because Markdown takes a while to import
-
-    with user_errors():
-        token = find_join_token(options.join_token)
-        sampled = seeded_sampling(options.temperature, options.seed)
-        ChatRepl(options.connect, token, model, system, options.max_new_tokens, sampled, options.verify).run()
 
 
 def pick_model(client: SwarmClient, name: str | None) -> ServedModel:

@@ -10,9 +10,10 @@ from swarm import __version__
 from swarm.cli import admin
 from swarm.cli.bench import bench
 from swarm.cli.cache import cache
+from swarm.cli.chat.command import chat
 from swarm.cli.doctor.command import doctor
 from swarm.cli.extensions import ExtensibleGroup
-from swarm.cli.generate import chat, client, run
+from swarm.cli.generate import client, run
 from swarm.cli.models import models
 from swarm.cli.options import config_settings
 from swarm.cli.programs.directory import directory
