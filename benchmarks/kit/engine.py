@@ -59,13 +59,13 @@ class Contender:
     decoded: int = 0
 
     def run(self, ids: list[int], tokens: int) -> TimedGeneration:
-        """Generate once, with the times of all tokens."""
+        """Generate once, and count the tokens that were decoded."""
         result = self.generate(ids, tokens)
         self.decoded += tokens - 1
         return result
 
     def measure(self, short: list[int], long: list[int], tokens: int) -> None:
-        """Run once and note what the processes took meanwhile."""
+        """Run once after a short and once after a long prompt; note speed, waits and processor time."""
         before = sum(process.cpu_seconds() for process in self.processes)
         result = self.run(short, tokens)
         self.cpu.append((sum(process.cpu_seconds() for process in self.processes) - before) / tokens)
@@ -75,7 +75,7 @@ class Contender:
         self.first_long.append(self.run(long, 1).first)
 
     def look_at_memory(self) -> None:
-        """Note how much memory the processes take, where that is more than before."""
+        """Note how much memory each process takes, with and without what it shares."""
         for process in self.processes:
             memory = process.stats.memory_full_info()
             self.resident.append(memory.rss)

@@ -73,7 +73,7 @@ class Program:
 
     @property
     def log(self) -> str:
-        """What it has printed so far, for an error message."""
+        """Everything that it has logged so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def cpu_seconds(self) -> float:

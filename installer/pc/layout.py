@@ -18,7 +18,7 @@ class Layout:
 
     @classmethod
     def here(cls) -> Layout:
-        """Of the installation that this file belongs to: it lies in `setup/pc`."""
+        """The layout of the installation that this file belongs to: it lies in `setup/pc`."""
         return cls(Path(__file__).resolve().parents[2])
 
     @property
@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def wheels(self) -> Path:
-        """Only while it is being installed."""
+        """The wheels of the offline variant, only while it is being installed."""
         return self.setup / "wheels"
 
     @property
@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def cache(self) -> Path:
-        """uv's, only while it is being installed; on the same disk, so that files are linked and not copied."""
+        """uv's cache, only while it is being installed; on the same disk, so that files are linked and not copied."""
         return self.root / "cache"
 
     @property

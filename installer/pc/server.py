@@ -18,7 +18,7 @@ USAGE = 2
 
 
 def folder(home: Path) -> Path:
-    """The folder of the service's settings and logs, made where it is missing."""
+    """The folder of the service's settings and logs."""
     return home / "service"
 
 

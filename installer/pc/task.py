@@ -73,7 +73,7 @@ def start() -> bool:
 
 
 def remove() -> None:
-    """Delete the task; nothing happens where there is none. Raises: SetupFailure: Windows refuses."""
+    """Delete the task. Raises: SetupFailure: Windows refuses."""
     code, said = _schtasks("/Delete", "/TN", NAME, "/F")
     if code:
         raise SetupFailure(ExitCode.PARTLY, f"Windows refused to delete the task {NAME!r}: {said}.")
