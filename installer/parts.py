@@ -25,7 +25,7 @@ class BuildError(Exception):
 
 
 def run(command: list[str], what: str) -> None:
-    """Run a command and return the last line that it printed.
+    """Run a command of the build; `what` names it in the error.
 
     Raises:
         BuildError: it failed; the last line that it printed.
