@@ -3,7 +3,7 @@
 import { useState } from "react";
 import type { Sampling } from "@/lib/api/gateway";
 import { saveDefaults } from "@/lib/state/app";
-import type { Talk } from "@/lib/chat/talk";
+import type { ChatThread } from "@/lib/chat/thread";
 import { Dialog } from "@/components/ui/Dialog";
 
 const FIELDS: { name: keyof Sampling; title: string; hint: string; min: number; max: number; step: number }[] = [
@@ -16,8 +16,8 @@ const FIELDS: { name: keyof Sampling; title: string; hint: string; min: number; 
 ];
 
 /** The system prompt and the sampling of one conversation. An empty field is left to the gateway. */
-export function ChatSettingsDialog({ talk, close }: { talk: Talk; close: () => void }) {
-  const [draft, setDraft] = useState(talk.settings);
+export function ChatSettingsDialog({ chatThread, close }: { chatThread: ChatThread; close: () => void }) {
+  const [draft, setDraft] = useState(chatThread.settings);
   const [always, setAlways] = useState(false);
   const set = (name: keyof Sampling, text: string) => {
     const sampling = { ...draft.sampling };
@@ -31,7 +31,7 @@ export function ChatSettingsDialog({ talk, close }: { talk: Talk; close: () => v
       <form
         onSubmit={(event) => {
           event.preventDefault();
-          talk.change(draft);
+          chatThread.change(draft);
           if (always) void saveDefaults(draft);
           close();
         }}

@@ -11,9 +11,9 @@ import {
 import { ChevronLeft, ChevronRight, Gauge, Pencil, RefreshCw, Shuffle } from "lucide-react";
 import { useState } from "react";
 import { textOf } from "@/lib/storage/library";
-import type { Making } from "@/lib/storage/types";
+import type { GenerationTrace } from "@/lib/storage/types";
 import { CopyButton } from "@/components/ui/CopyButton";
-import { MakingPanel } from "./MakingPanel";
+import { GenerationPanel } from "./GenerationPanel";
 import { Markdown } from "@/components/markdown/Markdown";
 
 export function UserMessage() {
@@ -48,7 +48,7 @@ export function EditedMessage() {
 }
 
 export function AssistantMessage() {
-  const making = useAuiState((state) => state.message.metadata.custom.making as Making | undefined);
+  const making = useAuiState((state) => state.message.metadata.custom.making as GenerationTrace | undefined);
   const status = useAuiState((state) => state.message.status);
   const empty = useAuiState((state) => !textOf(state.message));
   const [shown, setShown] = useState(false);
@@ -96,7 +96,7 @@ export function AssistantMessage() {
           )}
         </div>
       )}
-      {shown && making && !running && <MakingPanel making={making} />}
+      {shown && making && !running && <GenerationPanel making={making} />}
     </MessagePrimitive.Root>
   );
 }

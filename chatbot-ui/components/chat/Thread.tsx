@@ -6,7 +6,7 @@ import { useState } from "react";
 import { download } from "@/lib/ui/clipboard";
 import { exported, textOf } from "@/lib/storage/library";
 import { useApp } from "@/lib/state/app";
-import type { Talk } from "@/lib/chat/talk";
+import type { ChatThread } from "@/lib/chat/thread";
 import { ChatSettingsDialog } from "./ChatSettingsDialog";
 import { AssistantMessage, EditedMessage, UserMessage } from "./Message";
 import { ModelPicker } from "./ModelPicker";
@@ -18,7 +18,7 @@ const SUGGESTIONS = [
 ];
 
 /** The conversation that is shown: its messages, and where the next one is written. */
-export function Thread({ id, talk }: { id: string; talk: Talk }) {
+export function Thread({ id, chatThread }: { id: string; chatThread: ChatThread }) {
   const [tuning, setTuning] = useState(false);
   const head = useApp((state) => state.heads.find((each) => each.id === id));
   return (
@@ -57,7 +57,7 @@ export function Thread({ id, talk }: { id: string; talk: Talk }) {
         <Composer />
       </footer>
       <Announcer />
-      {tuning && <ChatSettingsDialog talk={talk} close={() => setTuning(false)} />}
+      {tuning && <ChatSettingsDialog chatThread={chatThread} close={() => setTuning(false)} />}
     </ThreadPrimitive.Root>
   );
 }

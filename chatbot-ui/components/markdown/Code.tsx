@@ -1,11 +1,11 @@
 "use client";
 
 import { useDeferredValue } from "react";
-import { later } from "@/lib/ui/lazy";
+import { lazyModule } from "@/lib/ui/lazy";
 import { CopyButton } from "@/components/ui/CopyButton";
 
 /** The highlighter is fetched when the first code is shown. */
-const useHighlighter = later(() => import("@/lib/ui/highlight"));
+const useHighlighter = lazyModule(() => import("@/lib/ui/highlight"));
 
 /** A block of code with its language and a way to copy it. */
 export function Code({ language, text }: { language?: string; text: string }) {

@@ -1,9 +1,9 @@
 "use client";
 
 import type { TextMessagePartComponent } from "@assistant-ui/react";
-import { later } from "@/lib/ui/lazy";
+import { lazyModule } from "@/lib/ui/lazy";
 
-const useProse = later(() => import("./Prose"));
+const useProse = lazyModule(() => import("./Prose"));
 
 /** The text of an answer. What reads Markdown is fetched with the first one; until then the text stands as it is. */
 export const Markdown: TextMessagePartComponent = ({ text }) => {

@@ -2,16 +2,16 @@
 
 import { Menu } from "lucide-react";
 import { useEffect, useRef, useState, type ComponentType } from "react";
-import { later } from "@/lib/ui/lazy";
+import { lazyModule } from "@/lib/ui/lazy";
 import { useModal } from "@/lib/ui/modal";
 import { fresh, refreshModels, start, useApp, VIEWS, type View } from "@/lib/state/app";
 import { Conversation } from "@/components/chat/Conversation";
 import { Sidebar } from "./Sidebar";
 import { Unlock } from "./Unlock";
 
-const Console = shown(later(() => import("@/components/console/Console").then(({ Console }) => ({ View: Console }))));
-const Keys = shown(later(() => import("@/components/accounts/Keys").then(({ Keys }) => ({ View: Keys }))));
-const Usage = shown(later(() => import("@/components/accounts/Usage").then(({ Usage }) => ({ View: Usage }))));
+const Console = shown(lazyModule(() => import("@/components/console/Console").then(({ Console }) => ({ View: Console }))));
+const Keys = shown(lazyModule(() => import("@/components/accounts/Keys").then(({ Keys }) => ({ View: Keys }))));
+const Usage = shown(lazyModule(() => import("@/components/accounts/Usage").then(({ Usage }) => ({ View: Usage }))));
 
 /** The whole page: conversations at the side, beside them the chat or the swarm. */
 export function Shell() {

@@ -3,15 +3,15 @@ import { batches } from "./batches";
 import { ask, chat, GatewayError, type ChatItem, type ChatMessage } from "@/lib/api/gateway";
 import { textOf } from "@/lib/storage/library";
 import { useApp } from "@/lib/state/app";
-import type { ChatSettings, Hop, Making } from "@/lib/storage/types";
+import type { ChatSettings, Hop, GenerationTrace } from "@/lib/storage/types";
 
 const REDRAW = 40; // ms at least between two redraws
 
 /** Makes answers through the gateway. `settings` and `model` are asked when an answer begins. */
-export function answering(settings: () => ChatSettings, model: () => string): ChatModelAdapter {
+export function modelAdapter(settings: () => ChatSettings, model: () => string): ChatModelAdapter {
   return {
     async *run({ messages, abortSignal }) {
-      const making: Making = { model: model(), tokens: 0, notes: [] };
+      const making: GenerationTrace = { model: model(), tokens: 0, notes: [] };
       const { system, sampling } = settings();
       let text = "";
       let counted = 0;

@@ -56,7 +56,7 @@ export interface Swarm {
   local_only: boolean;
 }
 
-export interface Happening {
+export interface SwarmEvent {
   number: number;
   at: number;
   kind: string;
@@ -74,7 +74,7 @@ export interface Lost {
 
 export interface Watched {
   swarm?: Swarm;
-  happenings: Happening[];
+  happenings: SwarmEvent[];
   lost: Lost[];
   connected: boolean;
   problem: string;

@@ -31,7 +31,7 @@ export interface Hop {
 }
 
 /** What is known of how an answer was made; kept with the message. Times in seconds. */
-export interface Making {
+export interface GenerationTrace {
   id?: string;
   model: string;
   /** From the request to the first words. */

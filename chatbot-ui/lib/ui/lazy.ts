@@ -6,7 +6,7 @@ const AGAIN = 3000; // ms between two tries
  * A part of the page that is fetched when it is needed first: a hook that gives it, or undefined until it is there. What
  * cannot be fetched, because the gateway is away, is asked for again.
  */
-export function later<T extends object>(load: () => Promise<T>): () => T | undefined {
+export function lazyModule<T extends object>(load: () => Promise<T>): () => T | undefined {
   let found: T | undefined;
   let loading: Promise<T> | undefined;
   return function useLater() {

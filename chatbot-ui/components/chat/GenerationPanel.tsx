@@ -3,11 +3,11 @@
 import { useEffect, useState } from "react";
 import { routesOf } from "@/lib/chat/adapter";
 import { colourOf } from "@/lib/ui/colours";
-import type { Hop, Making } from "@/lib/storage/types";
+import type { Hop, GenerationTrace } from "@/lib/storage/types";
 import { count, seconds } from "@/lib/ui/format";
 
 /** How an answer was made: how fast, and by which servers. */
-export function MakingPanel({ making }: { making: Making }) {
+export function GenerationPanel({ making }: { making: GenerationTrace }) {
   const [routes, setRoutes] = useState(making.routes);
   useEffect(() => {
     if (!making.routes && making.id) routesOf(making.id).then(setRoutes);

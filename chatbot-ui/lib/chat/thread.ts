@@ -1,5 +1,5 @@
 import type { ChatModelAdapter, ExportedMessageRepository, ThreadHistoryAdapter, ThreadRuntime } from "@assistant-ui/react";
-import { answering } from "./adapter";
+import { modelAdapter } from "./adapter";
 import * as library from "@/lib/storage/library";
 import { save, setRunning, useApp } from "@/lib/state/app";
 import type { Body, ChatSettings } from "@/lib/storage/types";
@@ -12,7 +12,7 @@ const digest = (saved: ExportedMessageRepository) => ({
 });
 
 /** What a conversation is beside its messages: its settings, who answers, and how it is kept on this device. */
-export class Talk {
+export class ChatThread {
   settings: ChatSettings = useApp.getState().defaults;
   readonly adapter: ChatModelAdapter;
   readonly history: ThreadHistoryAdapter;
@@ -20,7 +20,7 @@ export class Talk {
   private thread?: ThreadRuntime;
 
   constructor(private readonly id: string) {
-    this.adapter = answering(
+    this.adapter = modelAdapter(
       () => this.settings,
       () => useApp.getState().model,
     );
