@@ -1,4 +1,4 @@
-"""Makes `.venv` beside this file, installs the tested versions into it once, and runs the program from there.
+"""Bootstrap: makes `.venv` beside this file, installs the tested versions once, and runs the program from there.
 
 Needs nothing but Python's standard library. It is written so that Pythons as old as 3.6 can read it: what they are told
 is which version to install, not that a line is wrong. Its own words go to standard error; standard output belongs to
@@ -50,10 +50,11 @@ SWARM_TORCH_INDEX  the package index to take torch from, for example
 
 
 class Failure(Exception):
-    """What went wrong and what to do about it, in one line for people."""
+    """A failed step: what went wrong and what to do about it, in one line for people."""
 
 
 def main(args: "list[str]") -> int:
+    """Do what the command line says; the exit code."""
     if not args or args[0] in ("-h", "--help") or args[0] not in ("up", "install", "test", "petals"):
         known = args[:1] in (["-h"], ["--help"])
         (sys.stdout if known else sys.stderr).write(USAGE)
@@ -87,6 +88,7 @@ def main(args: "list[str]") -> int:
 
 
 def check_python(version: "tuple[int, int]") -> None:
+    """Refuse a Python that is too old or too new, and say which one to install."""
     if OLDEST <= version < TOO_NEW:
         return
     have = "{}.{}".format(*version)
@@ -99,7 +101,7 @@ def check_python(version: "tuple[int, int]") -> None:
 
 
 def use_petals() -> None:
-    """From here on, the environment is that of upstream Petals."""
+    """Make the environment of upstream Petals the one that this program works on from here on."""
     global VENV, LOG, STAMP, SCRIPTS, PYTHON
     if sys.version_info[:2] != (3, 11):
         have = "{}.{}".format(*sys.version_info[:2])
@@ -139,7 +141,9 @@ def install(extra: str) -> None:
 
 
 def wanted() -> str:
-    """Changes whenever the installation would come out another one. The path is in it because scripts hold it."""
+    """A digest that changes whenever the installation would come out another one. The path is in it because scripts
+    hold it.
+    """
     digest = hashlib.sha256(str(ROOT).encode())
     for file in (ROOT / "setup.cfg", ROOT / "pyproject.toml", ROOT / "constraints.txt", PETALS):
         digest.update(file.read_bytes())
@@ -147,6 +151,7 @@ def wanted() -> str:
 
 
 def read_stamp() -> "dict[str, str]":
+    """What was installed last; empty where nothing was."""
     try:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -160,6 +165,7 @@ def is_current(stamp: "dict[str, str]", want: str, extra: str, index: str) -> bo
 
 
 def make_venv() -> None:
+    """Make the virtual environment, unless one is there that works."""
     if PYTHON.exists():
         check = [str(PYTHON), "-c", "import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))"]
         if subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0:
@@ -186,6 +192,7 @@ def make_venv() -> None:
 
 
 def torch_arguments(index: str) -> "list[str]":
+    """Arguments of pip that install torch."""
     chosen = ["--index-url", index] if index else []
     return ["install", "--constraint", str(ROOT / "constraints.txt"), *chosen, "torch"]
 
@@ -206,13 +213,16 @@ def torch_step(index: str, nvidia: bool, platform: str) -> str:
 
 
 class Pip:
-    """Runs pip with its words in a log; people see a line per step, and on a terminal what is being fetched."""
+    """pip of the virtual environment, with its words in a log; people see a line per step, and on a terminal what is
+    being fetched.
+    """
 
     def __init__(self, log: "TextIO", started: float) -> None:
         self.log = log
         self.started = started
 
     def run(self, step: str, args: "list[str]") -> None:
+        """Run pip once. Raises: Failure: it failed."""
         say(f"[{time.monotonic() - self.started:4.0f} s] {step}")
         command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", *args]
         if args[0] == "install":
@@ -312,7 +322,7 @@ def build_page(again: bool) -> None:
 
 
 def page_digest() -> str:
-    """Changes with everything that the page is built from; empty where its sources are not here."""
+    """A digest that changes with everything that the page is built from; empty where its sources are not here."""
     if not (PAGE / "package-lock.json").is_file():
         return ""
     digest = hashlib.sha256()
@@ -325,7 +335,7 @@ def page_digest() -> str:
 
 
 def find_npm() -> "str | None":
-    """None: it is not here, or its Node.js is too old."""
+    """The path of npm. None: it is not here, or its Node.js is too old."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         return None
@@ -335,6 +345,7 @@ def find_npm() -> "str | None":
 
 
 def read(path: Path) -> str:
+    """The text of a file; empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -351,9 +362,9 @@ def run(command: "list[str]") -> int:
     child = subprocess.Popen(command)
     # Loaded by their paths: what they are part of may not be importable. The job ends the program if this process is
     # killed; when the window is closed, this process waits for the program.
-    job = runpy.run_path(str(ROOT / "swarm" / "system" / "jobs.py"))["Job"]()
+    job = runpy.run_path(str(ROOT / "swarm" / "system" / "jobs.py"))["JobObject"]()
     job.add(child.pid)
-    with runpy.run_path(str(ROOT / "swarm" / "system" / "console.py"))["closing_stops"](lambda: None):
+    with runpy.run_path(str(ROOT / "swarm" / "system" / "console.py"))["stop_on_close"](lambda: None):
         while True:
             try:
                 return child.wait()
@@ -362,7 +373,9 @@ def run(command: "list[str]") -> int:
 
 
 def keep_stdin() -> None:
-    """A closed standard input would give its number to the first file or socket that the program opens."""
+    """Open a standard input where there is none: a closed one would give its number to the first file or socket that
+    the program opens.
+    """
     try:
         os.fstat(0)
     except OSError:
@@ -370,12 +383,13 @@ def keep_stdin() -> None:
 
 
 def say(line: str) -> None:
+    """Print a line to standard error."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
 def show(line: str) -> None:
-    """What pip is doing, on one line that is overwritten; only where somebody watches."""
+    """Print what pip is doing, on one line that is overwritten; only on a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         return
     if line.startswith(("Collecting", "Downloading", "Installing", "Building")) or not line:

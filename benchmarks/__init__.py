@@ -1,1 +1,1 @@
-"""One script per published figure: each prints a table, and JSON with `--json`. See `docs/benchmarks.md`."""
+"""Benchmarks, a script per published figure: each prints a table, and JSON with `--json`. See `docs/benchmarks.md`."""

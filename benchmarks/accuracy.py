@@ -1,4 +1,4 @@
-"""What a precision costs: perplexity, and how far predictions are from those in float32, on this project's own pages.
+"""The cost of a precision: perplexity, and distance of predictions from those in float32, on this project's own pages.
 
     python -m benchmarks.accuracy MODEL --engines llama_cpp:q8_0,llama_cpp:q4_0
 
@@ -22,10 +22,10 @@ from rich.table import Table
 from backends import Batch, Row, Span, registry
 from backends.stage import Array
 from benchmarks.limit import options_of
-from benchmarks.ring import say
+from benchmarks.ring import print_progress
 from swarm.models import resolve
 from swarm.sampling import log_softmax
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 from swarm.tokenizer import Tokenizer
 
 PAGES = Path(__file__).parents[1] / "docs"
@@ -56,7 +56,7 @@ def compare(model: Path, engines: list[str], pieces: list[list[int]], threads: i
     reference = list(predictions(model, REFERENCE, pieces, threads))
     found = []
     for engine in engines:
-        say(f"measuring {engine}")
+        print_progress(f"measuring {engine}")
         losses, divergences, same = [], [], []
         mine = iter(reference) if engine == REFERENCE else predictions(model, engine, pieces, threads)
         for ids, wanted, got in zip(pieces, reference, mine, strict=True):
@@ -82,7 +82,8 @@ def compare(model: Path, engines: list[str], pieces: list[list[int]], threads: i
 @click.option("--windows", "count", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, engines: str, threads: int, window: int, count: int, json_file: Path | None) -> None:
-    with clear_errors():
+    """Print what each engine's precision costs, and write it as JSON where asked."""
+    with user_errors():
         resolved = resolve.resolve(model)
         tokenizer = Tokenizer.load(resolved.path)
         if tokenizer is None:

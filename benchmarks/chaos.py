@@ -1,4 +1,4 @@
-"""What failures cost: a storm of killed and stopped servers, and the grid of failure rates of the Petals paper.
+"""The cost of failures: a storm of killed and stopped servers, and the grid of failure rates of the Petals paper.
 
     python -m benchmarks.chaos storm --events 200 --json storm.json --plot docs/storm.png
     python -m benchmarks.chaos grid --json grid.json
@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import ModelInfo, Span, registry
-from benchmarks.proxy import Proxy
+from benchmarks.kit.proxy import Proxy
 from swarm import ClientSession, SwarmClient, SwarmError
-from swarm.cli.up import split_evenly
+from swarm.cli.programs.up import split_evenly
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 from tests.e2e.programs import Program, Swarm
 
 PROMPT_TOKENS = 16
@@ -44,13 +44,14 @@ BACK = 1.0  # s after which a server that was out of reach counts as one that ca
 STOPPED = (1.0, 15.0)  # s, shortest and longest stop
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
+    """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 @dataclass
 class Recovery:
-    """From a failure to the next token of a stream that ran over the server."""
+    """The time from a failure to the next token of a stream that ran over the failed server."""
 
     what: str
     seconds: float
@@ -81,11 +82,12 @@ class Stream:
             self.session = None
 
     def repeat(self, client: SwarmClient, model: str, tokens: int, over: threading.Event) -> None:
+        """Ask for the same answer again and again, until `over` is set."""
         while not over.is_set():
             try:
                 outcome = "same" if [*self.tokens(client, model, tokens)] == self.wanted else "different"
             except SwarmError as error:
-                say(f"stream {self.number} was lost: {error}")
+                print_progress(f"stream {self.number} was lost: {error}")
                 outcome = "lost"
             self.outcomes[outcome] += 1
 
@@ -97,8 +99,8 @@ class Stream:
             self.hit = (what, time.monotonic())
 
 
-class Members:
-    """Servers under names, started again when they were killed."""
+class StormServers:
+    """The servers of a storm, by name, started again when they were killed."""
 
     def __init__(self, swarm: Swarm, model: Path, served_as: str, options: Sequence[str]) -> None:
         self._swarm = swarm
@@ -107,6 +109,7 @@ class Members:
         self.stopped: dict[str, float] = {}  # by name: when it goes on
 
     def start(self, name: str, span: Span, *options: str) -> None:
+        """Start a server of `span` under a name."""
         arguments = (*self._command, "--blocks", str(span), "--name", name, *options)
         self.programs[name] = self._swarm.start("swarm-server", *arguments)
 
@@ -120,17 +123,20 @@ class Members:
             program.drain()
 
     def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a server, unless it has ended."""
         process = self.programs[name].process
         if process.pid and process.is_alive():
             os.kill(process.pid, number)
 
 
 def prompts(count: int, vocabulary: int) -> list[list[int]]:
+    """Random prompts, the same ones in each run."""
     generator = random.Random(1)
     return [[generator.randrange(vocabulary) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of the values lie."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
@@ -184,44 +190,28 @@ def storm(
     picture: Path | None,
 ) -> None:
     """Kill and stop servers at random under concurrent streams; killed ones are started again."""
-    with clear_errors(), ExitStack() as resources:
+    settings = {"spans": spans, "replicas": replicas, "streams": streams, "tokens": tokens, "pause": pause}
+    with user_errors(), ExitStack() as resources:
         swarm, found, info = resources.enter_context(started(model))
-        members = Members(swarm, found.path, found.name, ("--threads", "1", "--dtype", "float32"))
+        members = StormServers(swarm, found.path, found.name, ("--threads", "1", "--dtype", "float32"))
         places = {f"{span}-{replica}": span for span in split_evenly(info.blocks, spans) for replica in range(replicas)}
         for name, span in places.items():
             members.start(name, span)
         for program in members.programs.values():
             program.wait_line("ready:")
         client = resources.enter_context(SwarmClient(swarm.token, patience=patience))
-        everybody = [Stream(i, prompt) for i, prompt in enumerate(prompts(streams, info.vocab_size))]
-        say("what they answer undisturbed")
-        for stream in everybody:
+        running = [Stream(i, prompt) for i, prompt in enumerate(prompts(streams, info.vocab_size))]
+        print_progress("what they answer undisturbed")
+        for stream in running:
             stream.wanted = [*stream.tokens(client, found.name, tokens)]
         keys = {server.name: server.key for server in client.models()[0].servers}
-        over = threading.Event()
-        threads = [
-            threading.Thread(target=stream.repeat, args=(client, found.name, tokens, over)) for stream in everybody
-        ]
-        for thread in threads:
-            thread.start()
-        happened = disturb(members, places, keys, everybody, events, pause, random.Random(seed))
-        over.set()
-        while any(thread.is_alive() for thread in threads):
-            members.tend(time.monotonic())
-            time.sleep(0.1)
+        with repeated(running, client, found.name, tokens, members):
+            happened = inject_failures(members, places, keys, running, events, pause, random.Random(seed))
     figures = {
-        "settings": {
-            "model": found.name,
-            "spans": spans,
-            "replicas": replicas,
-            "streams": streams,
-            "tokens": tokens,
-            "pause": pause,
-            "patience": patience,
-        },
+        "settings": {"model": found.name, **settings, "patience": patience},
         "events": dict(happened),
-        "answers": dict(sum((stream.outcomes for stream in everybody), Counter())),
-        "recoveries": [[r.what, r.seconds] for stream in everybody for r in stream.recoveries],
+        "answers": dict(sum((stream.outcomes for stream in running), Counter())),
+        "recoveries": [[r.what, r.seconds] for stream in running for r in stream.recoveries],
     }
     report_storm(figures)
     if json_file:
@@ -230,8 +220,26 @@ def storm(
         plot_storm(figures, picture)
 
 
-def disturb(
-    members: Members,
+@contextmanager
+def repeated(
+    streams: Sequence[Stream], client: SwarmClient, model: str, tokens: int, members: StormServers
+) -> Iterator[None]:
+    """Run the streams again and again while the block runs, and let each finish its last answer."""
+    over = threading.Event()
+    threads = [threading.Thread(target=stream.repeat, args=(client, model, tokens, over)) for stream in streams]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        while any(thread.is_alive() for thread in threads):
+            members.tend(time.monotonic())
+            time.sleep(0.1)
+
+
+def inject_failures(
+    members: StormServers,
     places: dict[str, Span],
     keys: dict[str, str],
     streams: Sequence[Stream],
@@ -272,13 +280,14 @@ def disturb(
             ready[name] = False
             members.start(name, places[name])
         happened[what] += 1
-        say(f"{sum(happened.values())} of {events}: {name} {what}")
+        print_progress(f"{sum(happened.values())} of {events}: {name} {what}")
     for name in list(members.stopped):
         members.stopped[name] = 0.0
     return happened
 
 
 def report_storm(figures: dict[str, Any]) -> None:
+    """Print the figures of a storm."""
     answers, settings = figures["answers"], figures["settings"]
     table = Table(
         title=f"{sum(figures['events'].values())} failures, {settings['streams']} streams, {settings['spans']} spans x "
@@ -332,16 +341,16 @@ def grid(
 ) -> None:
     """Steps per second at several failure rates (Petals, arXiv 2312.08361, table 1).
 
-    A failure breaks every connection of a server and keeps it out of reach for 2 s: to everybody else a crash. The
+    A failure breaks every connection of a server and keeps it out of reach for 2 s: to all others a crash. The
     process stays, because starting it again would take the cores of this machine from the servers that are measured.
     As in the paper there is always a server to replace the failed one: a failure that would take the last of a span
     comes when another one is back.
     """
     chance = random.Random(seed)
-    with clear_errors(), ExitStack() as resources:
+    with user_errors(), ExitStack() as resources:
         swarm, found, info = resources.enter_context(started(model))
         threads = str(psutil.cpu_count(logical=False) or 1)
-        members = Members(swarm, found.path, found.name, ("--threads", threads, "--dtype", "float32"))
+        members = StormServers(swarm, found.path, found.name, ("--threads", threads, "--dtype", "float32"))
         proxies: dict[str, dict[str, Proxy]] = {}  # by span, then by the server's name
         for span in split_evenly(info.blocks, spans):
             for replica in range(replicas):
@@ -351,10 +360,10 @@ def grid(
                 members.start(name, span, "--bind", "127.0.0.1:0", "--advertise", f"127.0.0.1:{proxy.port}")
         for span_proxies in proxies.values():
             for name, proxy in span_proxies.items():
-                say(members.programs[name].wait_line("ready:"))
+                print_progress(members.programs[name].wait_line("ready:"))
                 proxy.target = listening_port(members.programs[name])
         client = resources.enter_context(SwarmClient(swarm.token))
-        fleet = Fleet({server.key: server.name for server in client.models()[0].servers}, proxies)
+        fleet = GridServers({server.key: server.name for server in client.models()[0].servers}, proxies)
         (prompt,) = prompts(1, info.vocab_size)
         rows = []
         for length in map(int, lengths.split(",")):
@@ -364,7 +373,7 @@ def grid(
                     row = generate(client, found.name, prompt, length, rate, fleet, chance)
                     wanted = wanted or row.pop("ids")
                     row["same"] = row.pop("ids", wanted) == wanted
-                    say(str(row))
+                    print_progress(str(row))
                     rows.append(row)
                     members.tend(time.monotonic())
     report_grid(rows)
@@ -373,8 +382,9 @@ def grid(
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """
+class GridServers:
+    """The servers of one grid cell, each behind a proxy that breaks its connections.
+
     Attributes:
         names: of the servers, by their keys.
         proxies: by span and name.
@@ -407,7 +417,7 @@ def generate(
     prompt: list[int],
     tokens: int,
     rate: float,
-    fleet: Fleet,
+    fleet: GridServers,
     chance: random.Random,
 ) -> dict[str, Any]:
     """One answer, with failures at this rate after each of its tokens."""
@@ -436,6 +446,7 @@ def generate(
 
 
 def report_grid(rows: list[dict[str, Any]]) -> None:
+    """Print the figures of a grid."""
     table = Table(box=None, header_style="dim")
     for title in ("tokens", "failure rate", "steps/s", "to rate 0", "failures", "median s", "p99 s", "tokens the same"):
         table.add_column(title, justify="right")

@@ -1,4 +1,4 @@
-"""Mutated and random messages by hostile members, at the real programs: do they crash, hang, grow, fill a disk?
+"""Fuzzing of the real programs: mutated and random messages by hostile members, which must not crash or fill them.
 
     python -m benchmarks.fuzz --frames 1000000 --seed 1
 

@@ -1,4 +1,4 @@
-"""How far each backend is from what the memory allows: decoding reads every weight once for each token.
+"""Each backend's share of what the memory allows: decoding reads every weight once for each token.
 
     python -m benchmarks.limit MODEL --engines llama_cpp:q4_0,llama_cpp:q8_0,transformers:float32 --threads 2
 
@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import Batch, Options, Row, Span, registry
-from benchmarks.ring import say
-from benchmarks.swarms import machine
+from benchmarks.kit.swarm import machine_facts
+from benchmarks.ring import print_progress
 from swarm.models import resolve
 from swarm.system import home
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 ARRAY = 1 << 30  # bytes, far more than any cache
 PASSES = 5
@@ -108,9 +108,10 @@ def main(
     picture: Path | None,
     one: str | None,
 ) -> None:
+    """Measure each engine in a process of its own, and print its share of what the memory allows."""
     if small_pages and sys.platform != "linux":
         raise click.UsageError("--small-pages is for Linux; nothing uses large pages elsewhere")
-    with clear_errors():
+    with user_errors():
         resolved = resolve.resolve(model)
         if one and small_pages:
             ctypes.CDLL(None).prctl(_DISABLE_LARGE_PAGES, 1, 0, 0, 0)
@@ -120,7 +121,7 @@ def main(
         found: list[dict[str, Any]] = []
         speed = bandwidth(threads)
         for engine in engines.split(","):
-            say(f"measuring {engine}")
+            print_progress(f"measuring {engine}")
             command = [sys.executable, "-m", "benchmarks.limit", str(resolved.path), "--one", engine]
             command += ["--threads", str(threads), "--tokens", str(tokens)]
             command += ["--small-pages"] * small_pages
@@ -137,7 +138,7 @@ def main(
         "threads": threads,
         "bandwidth": speed,
         "engines": found,
-        "machine": machine(),
+        "machine": machine_facts(),
     }
     Console(width=100).print(table(result))
     if json_file:
@@ -147,6 +148,7 @@ def main(
 
 
 def table(result: dict[str, Any]) -> Table:
+    """The figures for people."""
     title = f"{result['model']}, {result['threads']} thread(s); memory read at {result['bandwidth'] / 1e9:.1f} GB/s"
     drawn = Table(title=title, box=None, header_style="dim", title_justify="left")
     drawn.add_column("", no_wrap=True)
@@ -164,6 +166,7 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw the figures into a file."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -66,7 +66,7 @@ def remote_devices(lib: Library, endpoints: Sequence[str]) -> list[int]:
     return [device for device in devices if b"RPC" in lib.ggml_backend_dev_name(device)]
 
 
-class Whole:
+class WholeGguf:
     """A GGUF file as llama.cpp runs it. `remote`: how many of its last blocks, and the head, the servers compute."""
 
     def __init__(self, file: Path, threads: int, endpoints: Sequence[str], remote: int) -> None:
@@ -87,6 +87,7 @@ class Whole:
         )
 
     def generate(self, ids: list[int], tokens: int) -> tuple[list[int], list[float]]:
+        """The greedy continuation of `ids`, with the time of each token."""
         self._engine.forget(0, 0)
         made: list[int] = []
         times: list[float] = []
@@ -113,7 +114,8 @@ def main() -> None:
 @click.option("--rpc", "endpoints", multiple=True)
 @click.option("--remote", type=int, default=0)
 def generate(file: Path, threads: int, endpoints: tuple[str, ...], remote: int) -> None:
-    whole = Whole(file, threads, endpoints, remote)
+    """Answer requests on standard input with the whole model."""
+    whole = WholeGguf(file, threads, endpoints, remote)
     print("ready: whole", flush=True)
     for line in sys.stdin:
         tokens, times = whole.generate(**json.loads(line))
@@ -124,6 +126,7 @@ def generate(file: Path, threads: int, endpoints: tuple[str, ...], remote: int) 
 @click.argument("endpoint")
 @click.option("--threads", type=int, default=1)
 def serve(endpoint: str, threads: int) -> None:
+    """Run llama.cpp's RPC server."""
     lib = library()
     by_type = lib._symbol("ggml_backend_dev_by_type") or ctypes.CDLL(str(lib.path)).ggml_backend_dev_by_type
     by_type.restype = ctypes.c_void_p

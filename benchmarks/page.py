@@ -1,4 +1,4 @@
-"""How long a word takes from the gateway to the screen: the built page in a real browser, before a real swarm.
+"""The time of a word from the gateway to the screen: the built page in a real browser, before a real swarm.
 
     python -m benchmarks.page [--runs 20] [--json FILE]
 
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import registry
-from benchmarks.swarms import Swarm, machine
+from benchmarks.kit.swarm import BenchmarkSwarm, machine_facts
 from openai_api.app import AppSettings, create_app
 from openai_api.gateway import Gateway
 from openai_api.http import static_site
@@ -36,10 +36,10 @@ from openai_api.http.server import HttpServer, listen, url_of
 from openai_api.routes.state import GatewayState
 from routing import wire
 from swarm import AsyncSwarmClient, Notice, Sampling
-from swarm.cli.up import split_evenly
+from swarm.cli.programs.up import split_evenly
 from swarm.errors import SwarmError
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 PATIENCE = 120_000  # ms for an answer
 STEPS = ("in the page", "in the document", "on the screen")
@@ -68,8 +68,12 @@ STOPWATCH = """
 """
 
 
-class Noting(AsyncSwarmClient):
-    """Attributes: first: when the first token of the newest answer came, in ms since the epoch."""
+class TimingClient(AsyncSwarmClient):
+    """A client that notes when tokens come.
+
+    Attributes:
+        first: when the first token of the newest answer came, in ms since the epoch.
+    """
 
     first = 0.0
 
@@ -81,6 +85,7 @@ class Noting(AsyncSwarmClient):
         sampling: Sampling | None = None,
         max_length: int | None = None,
     ) -> AsyncIterator[wire.Token | Notice]:
+        """Stream as the client does, and note the first token's time."""
         self.first = 0.0
         steps: Any = super().stream(model, input_ids, max_new_tokens, sampling, max_length)
         async with aclosing(steps):
@@ -91,7 +96,7 @@ class Noting(AsyncSwarmClient):
 
 
 @contextmanager
-def gateway(client: Noting) -> Iterator[str]:
+def gateway(client: TimingClient) -> Iterator[str]:
     """A gateway in a thread of this process; its URL."""
     stop, ready = threading.Event(), threading.Event()
 
@@ -112,7 +117,7 @@ def gateway(client: Noting) -> Iterator[str]:
             thread.join()
 
 
-def measured(page: Page, client: Noting) -> list[float]:
+def measured(page: Page, client: TimingClient) -> list[float]:
     """Ask; ms from the token's arrival at the gateway to each of `STEPS`."""
     page.evaluate("window.seen.length = 0")
     page.get_by_role("textbox", name="Message").fill("What is the capital of France?")
@@ -127,6 +132,7 @@ def measured(page: Page, client: Noting) -> list[float]:
 
 
 def figures(first: list[float], later: list[list[float]]) -> list[dict[str, Any]]:
+    """Medians and extremes of the measured times, in ms."""
     columns = zip(STEPS, first, zip(*later, strict=True), strict=True)
     return [
         {"to": step, "first": cold, "median": statistics.median(warm), "worst": max(warm)}
@@ -141,15 +147,16 @@ def figures(first: list[float], later: list[list[float]]) -> list[dict[str, Any]
 @click.option("--browser", "program", default=lambda: shutil.which("chromium"), help="Chromium.  [default: in PATH]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
 def main(model: str, servers: int, runs: int, program: str | None, json_file: Path | None) -> None:
-    with clear_errors(), tempfile.TemporaryDirectory() as scratch:
+    """Measure the built page in a browser, and print where the time goes."""
+    with user_errors(), tempfile.TemporaryDirectory() as scratch:
         found = resolve.resolve(model)
         if program is None or not (static_site.STATIC / "app" / "index.html").is_file():
             raise SwarmError("this needs Chromium (--browser) and the built page (python bootstrap.py install)")
         busy = psutil.cpu_percent(1.0)
         spans = split_evenly(registry.find(registry.DEFAULT).describe(found.path).blocks, servers)
-        with Swarm(Path(scratch)) as swarm, sync_playwright() as driver:
+        with BenchmarkSwarm(Path(scratch)) as swarm, sync_playwright() as driver:
             swarm.add(found.name, found.path, spans)
-            client = Noting(swarm.join, name="gateway")
+            client = TimingClient(swarm.join, name="gateway")
             with gateway(client) as url, driver.chromium.launch(executable_path=program) as browser:
                 page = browser.new_page()
                 page.goto(url)
@@ -168,7 +175,7 @@ def main(model: str, servers: int, runs: int, program: str | None, json_file: Pa
         table.add_row(row["to"], *(f"{row[name]:.1f}" for name in ("first", "median", "worst")))
     Console().print(table)
     if json_file:
-        content = {"machine": {**machine(), "busy_before": busy}, "runs": taken, "figures": rows}
+        content = {"machine": {**machine_facts(), "busy_before": busy}, "runs": taken, "figures": rows}
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -9,7 +9,7 @@
 * upstream Petals, where `SWARM_PETALS_PYTHON` names the Python of its environment (`python bootstrap.py petals`): its
   own server and client code in float32, which is all that it does on CPUs, over this project's connections.
 
-Each round runs everybody once, in an order that rotates, and ratios are made within a round.
+Each round runs all of them once, in an order that rotates, and ratios are made within a round.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from rich.table import Table
 from backends import Span
 from backends.llamacpp import cut, precision, reader
 from backends.llamacpp.library import library
+from benchmarks.kit.petals_client import CLIENT
+from benchmarks.kit.swarm import BenchmarkSwarm, Program, machine_facts
+from benchmarks.kit.whole_model import TimedGeneration
 from benchmarks.llama import has_rpc
-from benchmarks.ring import over_swarm, say
-from benchmarks.swarms import Program, Swarm, machine
-from benchmarks.upstream import CLIENT
-from benchmarks.whole import Timed
+from benchmarks.ring import over_swarm, print_progress
 from routing.client import DirectoryClient
 from routing.security import Identity, JoinToken
-from swarm.cli.up import split_evenly
+from swarm.cli.programs.up import split_evenly
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 SHORT = 8  # tokens of the prompt
 PETALS = "SWARM_PETALS_PYTHON"
@@ -61,13 +61,14 @@ class Peer:
     name: str
     bits: str
     nodes: int
-    generate: Callable[[list[int], int], Timed]
+    generate: Callable[[list[int], int], TimedGeneration]
     programs: Sequence[Program]
     rates: list[float] = field(default_factory=list)
     cpu: list[list[float]] = field(default_factory=list)  # seconds of each program, one list a round
     tokens: list[int] = field(default_factory=list)
 
     def measure(self, ids: list[int], tokens: int) -> None:
+        """Run once and add what was measured."""
         before = [program.cpu_seconds() for program in self.programs]
         result = self.generate(ids, tokens)
         self.cpu.append([p.cpu_seconds() - start for p, start in zip(self.programs, before, strict=True)])
@@ -76,7 +77,9 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class Settings:
+class PeerSettings:
+    """The options of one comparison."""
+
     model: str
     quantize: str
     threads: int
@@ -84,17 +87,17 @@ class Settings:
     runs: int
 
 
-def asking(program: Program) -> Callable[[list[int], int], Timed]:
+def asking(program: Program) -> Callable[[list[int], int], TimedGeneration]:
     """Generation by a program that answers lines of JSON."""
 
-    def generate(ids: list[int], tokens: int) -> Timed:
+    def generate(ids: list[int], tokens: int) -> TimedGeneration:
         answer = json.loads(program.ask(json.dumps({"ids": ids, "tokens": tokens})))
-        return Timed(answer["tokens"], answer["times"])
+        return TimedGeneration(answer["tokens"], answer["times"])
 
     return generate
 
 
-def of_llama_cpp(resources: ExitStack, settings: Settings, folder: Path, file: Path, blocks: int) -> Iterator[Peer]:
+def of_llama_cpp(resources: ExitStack, settings: PeerSettings, folder: Path, file: Path, blocks: int) -> Iterator[Peer]:
     """llama.cpp in one process, then with one and two of its RPC servers."""
 
     def start(name: str, *arguments: str) -> Program:
@@ -106,7 +109,7 @@ def of_llama_cpp(resources: ExitStack, settings: Settings, folder: Path, file: P
     whole = start("whole", "generate", str(file))
     yield Peer("llama.cpp, one process", settings.quantize, 1, asking(whole), [whole])
     if not has_rpc(library()):
-        say("llama.cpp's RPC is left out: this build of llama.cpp has none")
+        print_progress("llama.cpp's RPC is left out: this build of llama.cpp has none")
         return
     for title, count, remote in ((RPC, 1, blocks // 2), (f"{RPC}, two servers", 2, blocks)):
         servers, options = [], ["--remote", str(remote)]
@@ -119,7 +122,7 @@ def of_llama_cpp(resources: ExitStack, settings: Settings, folder: Path, file: P
         yield Peer(title, settings.quantize, 2, asking(client), [client, *servers])
 
 
-def of_swarm(swarm: Swarm, settings: Settings, model: Path, blocks: int, petals: bool) -> Iterator[Peer]:
+def of_swarm(swarm: BenchmarkSwarm, settings: PeerSettings, model: Path, blocks: int, petals: bool) -> Iterator[Peer]:
     """Our two servers, by each backend."""
     alike = ("--threads", str(settings.threads), "--device", "cpu", "--kv-tokens", "1024")
     quantised = ("--backend", "llama_cpp", "--quantize", settings.quantize)
@@ -131,17 +134,23 @@ def of_swarm(swarm: Swarm, settings: Settings, model: Path, blocks: int, petals:
         kinds.append(("ours, llama_cpp", "float32", ("--backend", "llama_cpp", "--dtype", "float32")))
         kinds.append(("ours, transformers", "float32", ("--dtype", "float32")))
     for number, (title, bits, options) in enumerate(kinds):
-        say(f"starting: {title} {bits}")
+        print_progress(f"starting: {title} {bits}")
         name = f"ring-{number}"
         servers = swarm.add(name, model, split_evenly(blocks, 2), *options, *alike)
         yield Peer(title, bits, 2, over_swarm(swarm, name), servers)
 
 
 def of_petals(
-    resources: ExitStack, swarm: Swarm, settings: Settings, folder: Path, model: Path, blocks: int, python: str
+    resources: ExitStack,
+    swarm: BenchmarkSwarm,
+    settings: PeerSettings,
+    folder: Path,
+    model: Path,
+    blocks: int,
+    python: str,
 ) -> Peer:
     """Upstream's servers and client; `python -m patches` starts them over our directory."""
-    say("starting: upstream Petals")
+    print_progress("starting: upstream Petals")
     token = JoinToken.parse(swarm.join)
     options = ["--dht_prefix", "peers", "--torch_dtype", "float32", "--throughput", "1.0", "--num_handlers", "2"]
     options += ["--device", "cpu", "--quant_type", "none", "--attn_cache_tokens", "1024", "--initial_peers", swarm.join]
@@ -166,34 +175,34 @@ def of_petals(
     return Peer("upstream Petals", "float32", 2, asking(client), [*servers, client])
 
 
-def compare(settings: Settings, model: Path) -> list[Peer]:
-    """Start everybody, measure, end them."""
+def compare(settings: PeerSettings, model: Path) -> list[Peer]:
+    """Start our swarm and its peers, measure them, end them."""
     read = reader.read(model)
     python = os.environ.get(PETALS, "")
     with ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         kind = precision.wanted(read, "auto", settings.quantize)
         cores = psutil.cpu_count() or 1
-        say(f"quantising to {settings.quantize}")
+        print_progress(f"quantising to {settings.quantize}")
         made = cut.cut(read, Span(0, read.blocks), kind, folder / "whole", library(), cores, lambda done, total: None)
-        swarm = resources.enter_context(Swarm(folder))
+        swarm = resources.enter_context(BenchmarkSwarm(folder))
         peers = list(of_swarm(swarm, settings, model, read.blocks, bool(python)))
         peers += of_llama_cpp(resources, settings, folder, made.file, read.blocks)
         if python:
             peers.append(of_petals(resources, swarm, settings, folder, model, read.blocks, python))
         else:
-            say(f"upstream Petals is left out: {PETALS} names no Python that has it")
+            print_progress(f"upstream Petals is left out: {PETALS} names no Python that has it")
         generator = random.Random(1)
         ids = [generator.randrange(5, read.vocab_size) for _ in range(SHORT)]
         for peer in peers:
-            say(f"warming up: {peer.name} {peer.bits}")
+            print_progress(f"warming up: {peer.name} {peer.bits}")
             peer.generate(ids, 4)
         for number in range(settings.runs):
-            say(f"round {number + 1} of {settings.runs}")
+            print_progress(f"round {number + 1} of {settings.runs}")
             first = number % len(peers)
             for peer in peers[first:] + peers[:first]:
                 peer.measure(ids, settings.tokens)
-                say(f"  {peer.name} {peer.bits}: {peer.rates[-1]:.1f} tokens/s")
+                print_progress(f"  {peer.name} {peer.bits}: {peer.rates[-1]:.1f} tokens/s")
     for peer in peers:
         if peer.name.startswith(RPC):
             shares = [sum(seconds) for seconds in zip(*peer.cpu, strict=True)][-peer.nodes :]
@@ -222,6 +231,7 @@ def figures(peers: Sequence[Peer]) -> list[dict[str, Any]]:
 
 
 def table(found: dict[str, Any]) -> Table:
+    """The figures for people."""
     settings = found["settings"]
     title = (
         f"{settings['model']}, {settings['threads']} thread(s) a process, {settings['tokens']} tokens, "
@@ -245,6 +255,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
+    """Draw the figures into a file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -276,15 +287,16 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def main(
     model: str, quantize: str, threads: int, tokens: int, runs: int, json_file: Path | None, picture: Path | None
 ) -> None:
-    with clear_errors():
+    """Run our swarm and its peers in turn, and print what each of them takes."""
+    with user_errors():
         resolved = resolve.resolve(model)
-        settings = Settings(resolved.name, quantize, threads, tokens, runs)
+        settings = PeerSettings(resolved.name, quantize, threads, tokens, runs)
         busy = psutil.cpu_percent(1.0)
-        say(f"the machine is {busy:.0f} % busy with other work")
+        print_progress(f"the machine is {busy:.0f} % busy with other work")
         peers = compare(settings, resolved.path)
     found = {
         "settings": {name: getattr(settings, name) for name in settings.__dataclass_fields__},
-        "machine": {**machine(), "busy_before": busy, "llama.cpp": str(library().path.name)},
+        "machine": {**machine_facts(), "busy_before": busy, "llama.cpp": str(library().path.name)},
         "peers": figures(peers),
     }
     Console(width=max(Console().width, 120)).print(table(found))

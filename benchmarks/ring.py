@@ -1,4 +1,4 @@
-"""What a swarm costs: the ring of 1, 2, 4 ... servers on this machine beside the whole model in one process.
+"""The cost of a swarm: the ring of 1, 2, 4 ... servers on this machine beside the whole model in one process.
 
     python -m benchmarks.ring --model smollm2-135m --json ring.json --plot docs/ring.png
 
@@ -22,21 +22,21 @@ import psutil
 from rich.console import Console
 
 from backends import ModelInfo, registry
-from benchmarks import report
-from benchmarks.engine import Engine, watch_idle
-from benchmarks.swarms import Swarm, machine
-from benchmarks.whole import Kind, Timed, Whole, timed
-from swarm.cli.up import split_evenly
+from benchmarks.kit import report
+from benchmarks.kit.engine import Contender, watch_idle
+from benchmarks.kit.swarm import BenchmarkSwarm, machine_facts
+from benchmarks.kit.whole_model import Kind, TimedGeneration, WholeModel, timed
+from swarm.cli.programs.up import split_evenly
 from swarm.models import resolve
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 WIDTH = 120  # columns of the tables, also where the output is no terminal
 SHORT = 8  # tokens of the short prompt
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is run: tokens of each generation, and of the long prompt; servers of each ring."""
+class RingSettings:
+    """The size of a run: tokens of each generation, and of the long prompt; servers of each ring."""
 
     model: str
     dtype: str
@@ -54,57 +54,60 @@ def prompts(vocabulary: int, *lengths: int) -> Iterator[list[int]]:
         yield [generator.randrange(vocabulary) for _ in range(length)]
 
 
-def over_swarm(swarm: Swarm, model: str) -> Callable[[list[int], int], Timed]:
-    def generate(ids: list[int], tokens: int) -> Timed:
+def over_swarm(swarm: BenchmarkSwarm, model: str) -> Callable[[list[int], int], TimedGeneration]:
+    """A function that generates over a swarm, for `Contender`."""
+
+    def generate(ids: list[int], tokens: int) -> TimedGeneration:
         with swarm.client().session(model, len(ids) + tokens) as session:
             return timed(lambda: session.stream(ids, tokens))
 
     return generate
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
+    """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
-def wholes(resources: ExitStack, settings: Settings, model: Path) -> Iterator[Engine]:
+def wholes(resources: ExitStack, settings: RingSettings, model: Path) -> Iterator[Contender]:
     """The whole model in one process, in two ways. The first is the base of all ratios."""
     kinds: list[tuple[Kind, str]] = [("huggingface", "whole, Hugging Face"), ("stage", "whole, one stage")]
     for kind, title in kinds:
-        say(f"starting: {title}")
-        whole = resources.enter_context(Whole(kind, model, settings.dtype, settings.threads))
-        yield Engine(title, 0, whole.generate, [whole])
+        print_progress(f"starting: {title}")
+        whole = resources.enter_context(WholeModel(kind, model, settings.dtype, settings.threads))
+        yield Contender(title, 0, whole.generate, [whole])
 
 
-def rings(swarm: Swarm, settings: Settings, model: Path, blocks: int) -> Iterator[Engine]:
+def rings(swarm: BenchmarkSwarm, settings: RingSettings, model: Path, blocks: int) -> Iterator[Contender]:
     """The model over each number of servers."""
     room = str(max(8192, settings.long_prompt + settings.tokens))
     options = ("--threads", str(settings.threads), "--dtype", settings.dtype, "--device", "cpu", "--kv-tokens", room)
     for count in settings.servers:
         title = f"{count} server{'s' if count > 1 else ''}"
-        say(f"starting: {title}")
+        print_progress(f"starting: {title}")
         servers = swarm.add(f"ring-{count}", model, split_evenly(blocks, count), *options)
-        yield Engine(title, count, over_swarm(swarm, f"ring-{count}"), servers)
+        yield Contender(title, count, over_swarm(swarm, f"ring-{count}"), servers)
 
 
-def compare(settings: Settings, model: Path, info: ModelInfo) -> list[Engine]:
+def compare(settings: RingSettings, model: Path, info: ModelInfo) -> list[Contender]:
     """Start everything, measure it, end it."""
     with ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         engines = list(wholes(resources, settings, model))
-        swarm = resources.enter_context(Swarm(folder))
+        swarm = resources.enter_context(BenchmarkSwarm(folder))
         engines += rings(swarm, settings, model, info.blocks)
         short, long = prompts(info.vocab_size, SHORT, settings.long_prompt)
         for engine in engines:
-            say(f"warming up: {engine.name}")
+            print_progress(f"warming up: {engine.name}")
             engine.run(short, min(settings.tokens, 8))
             engine.run(long, 1)
         watch_idle(engines)
         for number in range(settings.runs):
-            say(f"round {number + 1} of {settings.runs}")
+            print_progress(f"round {number + 1} of {settings.runs}")
             first = number % len(engines)
             for engine in engines[first:] + engines[:first]:
                 engine.measure(short, long, settings.tokens)
-                say(f"  {engine.name}: {engine.rates[-1]:.1f} tokens/s")
+                print_progress(f"  {engine.name}: {engine.rates[-1]:.1f} tokens/s")
         for engine in engines:
             engine.look_at_memory()
         swarm.stop()
@@ -144,18 +147,19 @@ def main(
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
-    with clear_errors():
+    """Measure rings of several lengths beside the whole model, and print what they cost."""
+    with user_errors():
         found = resolve.resolve(model)
         info = registry.find(registry.DEFAULT).describe(found.path)
         if info.context_length:
             long_prompt = min(long_prompt, info.context_length - 1)
-        settings = Settings(found.name, dtype, threads, servers, tokens, runs, long_prompt)
+        settings = RingSettings(found.name, dtype, threads, servers, tokens, runs, long_prompt)
         busy = psutil.cpu_percent(1.0)
-        say(f"the machine is {busy:.0f} % busy with other work")
+        print_progress(f"the machine is {busy:.0f} % busy with other work")
         engines = compare(settings, found.path, info)
     figures = {
         "settings": {**asdict(settings), "blocks": info.blocks, "hidden_size": info.hidden_size},
-        "machine": {**machine(), "busy_before": busy},
+        "machine": {**machine_facts(), "busy_before": busy},
         "engines": report.figures(engines),
     }
     console = Console(width=max(Console().width, WIDTH))

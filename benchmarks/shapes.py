@@ -75,6 +75,7 @@ def make(shape: str, folder: Path) -> Path:
 @click.argument("shape", type=click.Choice(list(SHAPES)))
 @click.argument("folder", type=click.Path(path_type=Path))
 def main(shape: str, folder: Path) -> None:
+    """Write a model of a known shape with random weights into a folder."""
     make(shape, folder)
 
 

@@ -1,4 +1,4 @@
-"""Makes the setup programs for Windows, on Linux with NSIS: `python -m installer.build online offline`.
+"""Build of the setup programs for Windows, on Linux with NSIS: `python -m installer.build online offline`.
 
 They go to `dist/`, each with a list of what is in it (`.md` for people, `.json` for programs).
 """
@@ -31,6 +31,7 @@ INSTALLED = 720_000  # KiB that an installation takes, about, for Windows' list 
 
 
 def main() -> int:
+    """Build the setup programs that the command line names; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant", nargs="+", choices=VARIANTS)
     parser.add_argument("--python", default="3.12", help="that of the installation: 3.11, 3.12 or 3.13 [%(default)s]")
@@ -44,7 +45,7 @@ def main() -> int:
     try:
         for variant in given.variant:
             print(build(variant == "offline", given.python, given.output))
-    except (BuildError, licences.NotFree) as error:
+    except (BuildError, licences.NotRedistributable) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -133,6 +134,7 @@ def as_markdown(program: Path, contents: list[dict[str, object]], wheels: list[l
 
 
 def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

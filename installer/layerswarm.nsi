@@ -69,7 +69,7 @@ Var Upgrade
   System::Call 'kernel32::SetEnvironmentVariable(t "${NAME}", t "${VALUE}")'
 !macroend
 
-; Run a program: its words go to the list that people see or, where nobody sees it, to the log. $Code is its exit code.
+; Run a program: its words go to the list that people see or, where it is silent, to the log. $Code is its exit code.
 !macro Run COMMAND
   ${If} ${Silent}
     nsExec::ExecToStack '${COMMAND}'

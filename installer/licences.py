@@ -1,4 +1,4 @@
-"""Under which licence each bundled wheel is, as it says itself, and which ones must not be bundled."""
+"""Licences of the bundled wheels, as they say themselves, and those that must not be bundled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
-# Licences that let anybody pass on unmodified copies, by words of their names in any spelling that occurs.
+# Licences that allow passing on unmodified copies, by words of their names in any spelling that occurs.
 FREE = (
     *("apache", "mit", "bsd", "psf", "python software foundation", "isc", "mpl", "mozilla public", "zlib"),
     *("unlicense", "cc0", "0bsd"),
@@ -24,7 +24,8 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """
+    """A bundled wheel, with what it says of its licence.
+
     Attributes:
         name: as the package index spells it, with hyphens.
         licence: SPDX expression, or what the wheel calls it.
@@ -37,8 +38,8 @@ class Wheel:
     size: int
 
 
-class NotFree(Exception):
-    """A wheel may not be passed on, or does not say that it may."""
+class NotRedistributable(Exception):
+    """A refused wheel: it may not be passed on, or does not say that it may."""
 
 
 def read(path: Path) -> Wheel:
@@ -59,7 +60,7 @@ def read(path: Path) -> Wheel:
     name = fields["Name"].lower().replace("_", "-").replace(".", "-")
     wheel = Wheel(name, fields["Version"], licence, path.stat().st_size)
     if not any(word in licence.lower() for word in FREE) or "proprietary" in licence.lower():
-        raise NotFree(f"{path.name} must not be bundled: its licence is {licence or 'not named'!r}")
+        raise NotRedistributable(f"{path.name} must not be bundled: its licence is {licence or 'not named'!r}")
     return wheel
 
 

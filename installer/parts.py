@@ -1,4 +1,4 @@
-"""What goes into the setup program: our own wheel, uv.exe, and for the offline variant the wheels for Windows."""
+"""Parts of the setup program: our own wheel, uv.exe, and for the offline variant the wheels for Windows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ WINDOWS_PIP = ROOT / "tests" / "windows" / "wine" / "windows_pip.py"
 
 
 class BuildError(Exception):
-    """The text says what is wrong and what to do."""
+    """A failed build; the text says what is wrong and what to do."""
 
 
 def run(command: list[str], what: str) -> None:
-    """Raises: BuildError: it failed; the last line that it printed."""
+    """Run a command of the build; `what` names it in the error.
+
+    Raises:
+        BuildError: it failed; the last line that it printed.
+    """
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What the setup program, the start menu and the scheduled task run: `python setup_steps.py --help`."""
+"""Entry of the setup program, the start menu and the scheduled task: `python setup_steps.py --help`."""
 
 from __future__ import annotations
 

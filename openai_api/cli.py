@@ -20,10 +20,17 @@ from openai_api.http.server import HttpServer, listen, url_of
 from openai_api.routes.state import GatewayState
 from routing.security import AdminKey, SecurityError
 from swarm import AsyncSwarmClient, Expelled, SwarmError
-from swarm.cli.admin import find_key
-from swarm.cli.main import from_file, join_option, patience_option, private_option, verbose_option, verify_option
+from swarm.cli.admin import find_admin_key
+from swarm.cli.options import (
+    config_settings,
+    join_option,
+    patience_option,
+    private_option,
+    verbose_option,
+    verify_option,
+)
 from swarm.system import console, firewall, join
-from swarm.system.process import StopSignal, announce, clear_errors, log_to_stderr, stopping
+from swarm.system.process import StopSignal, log_to_stderr, print_contract_line, stop_signals, user_errors
 
 
 @click.command("swarm-gateway", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -90,13 +97,13 @@ def command(
     their servers do.
     """
     log_to_stderr(verbose)
-    with clear_errors(), stopping() as stop:
+    with user_errors(), stop_signals() as stop:
         signing_in = OpenIdOptions(**openid)
         provider, origins = setup.provider(signing_in), setup.origins_of(allow_origin)
         members = setup.accounts_of(accounts, signing_in)
         key = _key_of(api_key, host, setup.can_get_in(members, signing_in))
-        token = join.find(join_token)
-        firewall.tell_once(host)
+        token = join.find_join_token(join_token)
+        firewall.log_rule_once(host)
         settings = AppSettings(
             key,
             site=static_site.load(),
@@ -138,7 +145,7 @@ def _admin_key(given: str | None, look: bool) -> AdminKey | None:
     if given is None and not look:
         return None
     try:
-        return find_key(given)
+        return find_admin_key(given)
     except (SwarmError, SecurityError):
         if given is not None:
             raise
@@ -158,7 +165,7 @@ async def _serve(
             create_app(state, settings),
             lambda: stop.is_set() or client.expelled,
             state.closing,
-            on_ready=lambda: announce(f"ready: {url}"),
+            on_ready=lambda: print_contract_line(f"ready: {url}"),
         )
         stop.abrupt = False
         assert state.console is not None
@@ -177,11 +184,11 @@ async def _serve(
 
 
 def main() -> None:
-    console.tolerate()
+    console.make_streams_lenient()
     command.main(
         prog_name="swarm-gateway",
         auto_envvar_prefix="SWARM_GATEWAY",
-        default_map=from_file().get("gateway", {}),
+        default_map=config_settings().get("gateway", {}),
     )
 
 

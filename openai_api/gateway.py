@@ -27,7 +27,7 @@ from openai_api.protocol.schemas import MAX_CHOICES, CompletionRequest, Generati
 from openai_api.protocol.structured_output import calling_of, constraint_of, grammar_of, offered
 from openai_api.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from swarm import Sampling, ServedModel, SwarmError
-from swarm.models.resolve import as_spelled
+from swarm.models.resolve import match_spelling
 from swarm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Gateway:
             ApiError: there is no such model.
         """
         models = {model.name: model for model in self.engine.models()}
-        found = models.get(name) or models.get(as_spelled(name, models))
+        found = models.get(name) or models.get(match_spelling(name, models))
         if found is None:
             raise model_not_found(name, sorted(models))
         return found

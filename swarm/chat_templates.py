@@ -1,4 +1,4 @@
-"""How the common families of models are told who said what, for models that come without a chat template.
+"""Chat templates of the common families of models, for models that come without one.
 
 A family is known by a token of its vocabulary that no other has. Sources: the model cards of ChatML, Llama 3, Gemma,
 Mistral and Zephyr, which write these forms down.
@@ -10,8 +10,9 @@ from collections.abc import Container
 from typing import NamedTuple
 
 
-class Template(NamedTuple):
-    """
+class ChatTemplate(NamedTuple):
+    """A chat template of a family of models.
+
     Attributes:
         family: for people.
         sign: the token by which the family is known; empty: any model.
@@ -35,7 +36,7 @@ _SYSTEM = (
 )
 
 FAMILIES = (
-    Template(
+    ChatTemplate(
         "ChatML",
         "<|im_start|>",
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -43,7 +44,7 @@ FAMILIES = (
         + "<|im_start|>assistant\n{% endif %}",
         end="<|im_end|>",
     ),
-    Template(
+    ChatTemplate(
         "Llama 3",
         "<|start_header_id|>",
         "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
@@ -52,7 +53,7 @@ FAMILIES = (
         + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
         end="<|eot_id|>",
     ),
-    Template(
+    ChatTemplate(
         "Gemma",
         "<start_of_turn>",
         "{{ bos_token }}" + _SYSTEM + "{% else %}<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n"
@@ -61,7 +62,7 @@ FAMILIES = (
         + "<start_of_turn>model\n{% endif %}",
         end="<end_of_turn>",
     ),
-    Template(
+    ChatTemplate(
         "Mistral",
         "[INST]",
         "{{ bos_token }}"
@@ -69,7 +70,7 @@ FAMILIES = (
         + "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}"
         + "{% else %}[INST] {{ ns.system }}{{ m.content }} [/INST]{% set ns.system = '' %}{% endif %}{% endfor %}",
     ),
-    Template(
+    ChatTemplate(
         "Zephyr",
         "<|assistant|>",
         "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
@@ -77,7 +78,7 @@ FAMILIES = (
         + "<|assistant|>\n{% endif %}",
     ),
 )
-PLAIN = Template(
+PLAIN = ChatTemplate(
     "plain text",
     "",
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
@@ -87,6 +88,6 @@ PLAIN = Template(
 )
 
 
-def detected(vocabulary: Container[str]) -> Template:
+def detect_template(vocabulary: Container[str]) -> ChatTemplate:
     """The template of the family that has this vocabulary; plain text where it is none that is known."""
     return next((template for template in FAMILIES if template.sign in vocabulary), PLAIN)

@@ -1,4 +1,4 @@
-"""Errors for people: the text is one clear line that says what is wrong and what to do."""
+"""Errors that are meant for people: the text is one clear line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class SwarmError(Exception):
 
 
 class BadRequest(SwarmError):
-    """The caller asked for something that cannot be; the same request will fail again."""
+    """A bad request: the caller asked for something that cannot be; the same request will fail again."""
 
 
 class Overloaded(SwarmError):
-    """Every server that could do it is full. `retry_after` (seconds) is a hint."""
+    """An overload: every server that could do it is full. `retry_after` (seconds) is a hint."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class Overloaded(SwarmError):
 
 
 class Unavailable(SwarmError):
-    """No route covers the model. `missing` holds the spans, as (start, end), that nobody serves."""
+    """A gap: no route covers the model. `missing` holds the spans, as (start, end), that no server serves."""
 
     def __init__(self, message: str, missing: tuple[tuple[int, int], ...] = ()) -> None:
         super().__init__(message)
@@ -36,15 +36,15 @@ class Unavailable(SwarmError):
 
 
 class SessionFailed(SwarmError):
-    """The swarm could not finish the session."""
+    """A failed session: the swarm could not finish it."""
 
 
 class Expelled(SwarmError):
-    """This peer is not a member of the swarm any longer."""
+    """An expulsion: this peer is not a member of the swarm any longer."""
 
     def __init__(self) -> None:
         super().__init__("this machine was expelled from the swarm: ask who runs it for a new join token")
 
 
 class UnknownModel(SwarmError):
-    """No server of the swarm offers a model by that name."""
+    """An unknown model: no server of the swarm offers one by that name."""

@@ -1,4 +1,4 @@
-"""Text to token ids and back; chats by the model's own template; text out of a stream of tokens."""
+"""Tokenizer: text to token ids and back; chats by the model's own template; text out of a stream of tokens."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TOKENIZER_FILES = (
 _VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
-_LONGEST = 32  # tokens that may wait for the rest of a character before what is settled is cut off
-_CHARACTER = 4  # bytes of the longest character in UTF-8, and so the most tokens that one can be spread over
+_MAX_PENDING = 32  # tokens that may wait for the rest of a character before what is settled is cut off
+_MAX_CHARACTER = 4  # bytes of the longest character in UTF-8, and so the most tokens that one can be spread over
 
 
 class Tokenizer:
@@ -87,6 +87,7 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether the model comes with a chat template."""
         return bool(self._tokenizer.chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -161,7 +162,7 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """Text of a stream of tokens, as early as it is certain and never a part of a character.
+    """Detokenizer: the text of a stream of tokens, as early as it is certain and never a part of a character.
 
     What `push` and `flush` give, joined, is what `Tokenizer.decode` gives for all tokens at once. One exception:
     sentencepiece vocabularies that spell bytes as tokens spoil whole runs of them when one is invalid; what was given
@@ -191,7 +192,7 @@ class Detokenizer:
             new, self._given = certain[len(self._given) :], certain
         if certain == text and text == self._given:
             self._shorten(self._fresh)
-        elif len(self._window) > _LONGEST:
+        elif len(self._window) > _MAX_PENDING:
             new += self._cut(text)
         return new
 
@@ -215,7 +216,7 @@ class Detokenizer:
 
     def _cut(self, text: str) -> str:
         """A long run of broken characters: give out the part of it that no later token can change."""
-        for at in range(len(self._window) - _CHARACTER, 0, -1):
+        for at in range(len(self._window) - _MAX_CHARACTER, 0, -1):
             left, right = self._decode(self._window[:at]), self._decode(self._window[at:])
             if left + right == text and left.startswith(self._given):
                 new = left[len(self._given) :]

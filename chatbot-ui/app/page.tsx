@@ -1,4 +1,4 @@
-import { Shell } from "@/components/Shell";
+import { Shell } from "@/components/shell/Shell";
 
 export default function Page() {
   return <Shell />;

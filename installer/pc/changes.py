@@ -1,4 +1,4 @@
-"""What the setup changed outside of its folder, kept for the uninstaller."""
+"""Changes of the setup outside of its folder, kept for the uninstaller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pc.layout import Layout
 
 @dataclass(slots=True)
 class Changes:
-    """
+    """Record of what the setup has changed outside of its folder.
+
     Attributes:
         path: the user's PATH has an entry.
         task: there is a scheduled task.
@@ -22,10 +23,12 @@ class Changes:
     firewall: str = ""
 
     def save(self, layout: Layout) -> None:
+        """Write them where the uninstaller finds them."""
         layout.changes.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, layout: Layout) -> Changes:
+        """Those of the last setup; none where there was none."""
         if not layout.changes.is_file():
             return cls()
         return cls(**json.loads(layout.changes.read_text(encoding="utf-8")))

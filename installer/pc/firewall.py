@@ -1,4 +1,4 @@
-"""The rule that lets others reach this machine, on networks that Windows calls private or domain."""
+"""Firewall rule that lets peers reach this machine, on networks that Windows calls private or domain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ NAME = "layerswarm"
 
 
 def add_command(program: str) -> list[str]:
-    """
+    """The command that adds the rule for one program.
+
     Args:
         program: the executable that listens, which is that of the Python that the virtual environment was made with.
     """
@@ -18,6 +19,7 @@ def add_command(program: str) -> list[str]:
 
 
 def remove_command(program: str) -> list[str]:
+    """The command that removes the rule of one program."""
     return ["netsh", "advfirewall", "firewall", "delete", "rule", f"name={NAME}", f"program={program}"]
 
 
@@ -25,7 +27,7 @@ def run_as_administrator(command: list[str], may_ask: bool) -> bool:
     """Run it with the rights that it needs; Windows asks the user first. Whether it was done.
 
     Args:
-        may_ask: False where nobody is there to answer.
+        may_ask: False where no user is there to answer.
     """
     if is_administrator():
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
@@ -42,6 +44,7 @@ def run_as_administrator(command: list[str], may_ask: bool) -> bool:
 
 
 def is_administrator() -> bool:
+    """Whether this process has an administrator's rights."""
     if sys.platform == "win32":
         import ctypes
 

@@ -1,4 +1,4 @@
-"""Where things lie below the folder of the installation."""
+"""Layout of an installation: the places below its folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """
+    """The places below the folder of one installation.
+
     Attributes:
         root: the folder that the user chose.
     """
@@ -17,28 +18,32 @@ class Layout:
 
     @classmethod
     def here(cls) -> Layout:
-        """Of the installation that this file belongs to: it lies in `setup/pc`."""
+        """The layout of the installation that this file belongs to: it lies in `setup/pc`."""
         return cls(Path(__file__).resolve().parents[2])
 
     @property
     def setup(self) -> Path:
+        """What the setup program has unpacked."""
         return self.root / "setup"
 
     @property
     def steps(self) -> Path:
+        """The script that the setup program and the start menu run."""
         return self.setup / "setup_steps.py"
 
     @property
     def uv(self) -> Path:
+        """The program that installs packages."""
         return self.setup / "uv.exe"
 
     @property
     def wheels(self) -> Path:
-        """Only while it is being installed."""
+        """The wheels of the offline variant, only while it is being installed."""
         return self.setup / "wheels"
 
     @property
     def constraints(self) -> Path:
+        """The tested versions."""
         return self.setup / "constraints.txt"
 
     @property
@@ -48,19 +53,22 @@ class Layout:
 
     @property
     def cache(self) -> Path:
-        """uv's, only while it is being installed; on the same disk, so that files are linked and not copied."""
+        """uv's cache, only while it is being installed; on the same disk, so that files are linked and not copied."""
         return self.root / "cache"
 
     @property
     def venv(self) -> Path:
+        """The virtual environment."""
         return self.root / "venv"
 
     @property
     def scripts(self) -> Path:
+        """The folder of the virtual environment's programs."""
         return self.venv / "Scripts"
 
     @property
     def python(self) -> Path:
+        """The virtual environment's interpreter."""
         return self.scripts / "python.exe"
 
     @property

@@ -1,4 +1,4 @@
-"""What the setup says: a line for people, and the same with the time in the log file."""
+"""Log of the setup: a line for people, and the same with the time in the log file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 class Log:
-    """
+    """The setup's log: the console, and a file with times.
+
     Args:
         path: appended to; None: no file.
     """

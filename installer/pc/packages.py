@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pc.failure import Code, Failure, explain
+from pc.failure import ExitCode, SetupFailure, explain
 from pc.layout import Layout
 from pc.log import Log
 
@@ -30,25 +30,26 @@ CHECK = (
 
 
 def install(layout: Layout, version: str, offline: bool, torch: str, log: Log) -> None:
-    """
+    """Make the virtual environment and install our package into it.
+
     Raises:
-        Failure: no room, no network, a package is missing, the C++ runtime is missing, it does not run.
+        SetupFailure: no room, no network, a package is missing, the C++ runtime is missing, it does not run.
     """
     nvidia = has_nvidia_driver()
     backend = torch_backend(torch, nvidia)
     if offline and backend not in ("", "auto"):
-        raise Failure(Code.USAGE, f"/TORCH={torch}: the offline variant carries torch for the CPU only.")
+        raise SetupFailure(ExitCode.USAGE, f"/TORCH={torch}: the offline variant carries torch for the CPU only.")
     needed = NEEDED_CUDA if backend and not offline else NEEDED
     free = shutil.disk_usage(layout.root).free
     if free < needed:
-        raise Failure(
-            Code.DISK,
+        raise SetupFailure(
+            ExitCode.DISK,
             f"{needed / 1e9:.0f} GB are needed on the disk of {layout.root}, and {free / 1e9:.1f} GB are free.",
         )
     runtime = has_cpp_runtime()
     if offline and not runtime:
-        raise Failure(
-            Code.DOES_NOT_RUN,
+        raise SetupFailure(
+            ExitCode.DOES_NOT_RUN,
             f"Windows lacks the Microsoft Visual C++ runtime, which torch needs. Install it from {REDISTRIBUTABLE} "
             "(it may not be part of this setup), then start the setup again.",
         )
@@ -98,7 +99,7 @@ def add_cpp_runtime(layout: Layout, log: Log) -> None:
 
 
 def check(layout: Layout, log: Log) -> None:
-    """Raises: Failure: what was installed does not run."""
+    """Run what was installed once. Raises: SetupFailure: what was installed does not run."""
     log("trying what was installed")
     done = subprocess.run(
         [str(layout.python), "-X", "utf8", "-c", CHECK],
@@ -112,8 +113,8 @@ def check(layout: Layout, log: Log) -> None:
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         log.keep(done.stdout)
-        raise Failure(
-            Code.DOES_NOT_RUN, f"what was installed does not run: {lines[-1] if lines else 'it says nothing'}"
+        raise SetupFailure(
+            ExitCode.DOES_NOT_RUN, f"what was installed does not run: {lines[-1] if lines else 'it says nothing'}"
         )
     log(done.stdout.strip().splitlines()[-1])
 
@@ -128,7 +129,7 @@ def uv(layout: Layout, step: str, arguments: list[str], log: Log) -> None:
     """Run uv, passing on what it says.
 
     Raises:
-        Failure: it failed; the cause as far as it can be told.
+        SetupFailure: it failed; the cause as far as it can be told.
     """
     log(step)
     before = shutil.disk_usage(layout.root).free
@@ -144,7 +145,7 @@ def uv(layout: Layout, step: str, arguments: list[str], log: Log) -> None:
     said: list[str] = []
     for line in lines_of(child):
         if line is None:
-            # Not by a look into uv's cache: Windows lets nobody rename a folder that another program is reading.
+            # Not by a look into uv's cache: Windows does not let a folder be renamed that another program is reading.
             log(f"... {(before - shutil.disk_usage(layout.root).free) / 1e6:.0f} MB so far")
         elif line:
             said.append(line)

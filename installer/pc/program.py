@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pc import firewall, joining, options, packages, removal, search_path, server, task
 from pc.changes import Changes
-from pc.failure import Code, Failure
+from pc.failure import ExitCode, SetupFailure
 from pc.layout import Layout
 from pc.log import Log
 
 
 def main(arguments: list[str]) -> int:
-    """Returns an exit code, see `Code`. The reason of a failure is also left where the setup program reads it."""
+    """Returns an exit code, see `ExitCode`. The reason of a failure is also left where the setup program reads it."""
     given = _parser().parse_args(arguments)
     layout = Layout.here()
     log = Log(given.log)
@@ -27,12 +27,12 @@ def main(arguments: list[str]) -> int:
         if given.step == "join":
             return joining.ask(layout, log)
         return server.serve(given.home)
-    except Failure as failure:
+    except SetupFailure as failure:
         return _failed(failure.code, str(failure), given.reason, log)
     except (KeyboardInterrupt, EOFError):
         return 1
     except OSError as error:
-        return _failed(Code.PACKAGES, f"{error.strerror or error}: {error.filename or ''}", given.reason, log)
+        return _failed(ExitCode.PACKAGES, f"{error.strerror or error}: {error.filename or ''}", given.reason, log)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     install = steps.add_parser("install", help="after the files were unpacked and the virtual environment was made")
     install.add_argument("--version", required=True)
     install.add_argument("--offline", action="store_true", help="from the wheels in setup/wheels alone")
-    install.add_argument("--silent", action="store_true", help="nobody is there to answer questions")
+    install.add_argument("--silent", action="store_true", help="no user is there to answer questions")
     install.add_argument("--path", action="store_true", help="put the programs on the user's PATH")
     install.add_argument("--firewall", action="store_true", help="add the rule; SETUP_ARGUMENTS has all other options")
     uninstall = steps.add_parser("uninstall", help="before the files are deleted")
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _failed(code: Code, message: str, reason: Path | None, log: Log) -> int:
+def _failed(code: ExitCode, message: str, reason: Path | None, log: Log) -> int:
     log(message)
     if reason is not None:
         reason.write_text(message, encoding="utf-16")
@@ -87,14 +87,14 @@ def _install(layout: Layout, given: argparse.Namespace, log: Log) -> int:
     if token:
         try:
             joining.become_server(layout, token, chosen.model, chosen.service, log)
-        except Failure as failure:
+        except SetupFailure as failure:
             problems.append(str(failure))
     elif changes.task:
         task.start()  # after an update
     if problems:
-        raise Failure(Code.PARTLY, "layerswarm is installed, with this exception: " + " ".join(problems))
+        raise SetupFailure(ExitCode.PARTLY, "layerswarm is installed, with this exception: " + " ".join(problems))
     log("installed")
-    return Code.DONE
+    return ExitCode.DONE
 
 
 def _uninstall(layout: Layout, given: argparse.Namespace, log: Log) -> int:
@@ -102,5 +102,5 @@ def _uninstall(layout: Layout, given: argparse.Namespace, log: Log) -> int:
     if given.purge:
         removal.purge(removal.swarm_home(), log)
     if problems:
-        raise Failure(Code.PARTLY, "layerswarm is removed, with this exception: " + " ".join(problems))
-    return Code.DONE
+        raise SetupFailure(ExitCode.PARTLY, "layerswarm is removed, with this exception: " + " ".join(problems))
+    return ExitCode.DONE

@@ -1,4 +1,6 @@
-"""What the uninstaller leaves to Python: task, firewall rule, PATH, and the user's own data on request."""
+"""Removal, as far as the uninstaller leaves it to Python: task, firewall rule, PATH, and the user's own data on
+request.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from pc import firewall, search_path, task
 from pc.changes import Changes
-from pc.failure import Failure
+from pc.failure import SetupFailure
 from pc.layout import Layout
 from pc.log import Log
 
@@ -28,7 +30,7 @@ def undo(layout: Layout, silent: bool, log: Log) -> list[str]:
         try:
             task.remove()
             log(f"the task {task.NAME!r} is gone")
-        except Failure as failure:
+        except SetupFailure as failure:
             problems.append(str(failure))
     if changes.firewall:
         command = firewall.remove_command(changes.firewall)

@@ -1,4 +1,4 @@
-"""What the service runs: `swarm server`, started again when it fails, its words in a file."""
+"""The service's process: `swarm server`, started again when it fails, its words in a file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ USAGE = 2
 
 
 def folder(home: Path) -> Path:
+    """The folder of the service's settings and logs."""
     return home / "service"
 
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from pc.failure import Code, Failure
+from pc.failure import ExitCode, SetupFailure
 from pc.layout import Layout
 
 NAME = "layerswarm server"
@@ -39,7 +39,7 @@ _XML = """<?xml version="1.0" encoding="UTF-16"?>
 
 
 def xml(layout: Layout, user: str, home: Path, at_boot: bool) -> str:
-    """The task. At boot it runs as the same user, without a password kept (S4U), before anybody logs on.
+    """The task. At boot it runs as the same user, without a password kept (S4U), before a user logs on.
 
     Args:
         user: `DOMAIN\\name`.
@@ -57,14 +57,14 @@ def xml(layout: Layout, user: str, home: Path, at_boot: bool) -> str:
 
 
 def create(layout: Layout, user: str, home: Path, at_boot: bool) -> None:
-    """Raises: Failure: Windows refuses; at boot it wants an administrator."""
+    """Register the task. Raises: SetupFailure: Windows refuses; at boot it wants an administrator."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.xml"
         path.write_text(xml(layout, user, home, at_boot), encoding="utf-16")
         code, said = _schtasks("/Create", "/TN", NAME, "/XML", str(path), "/F")
     if code:
         rights = " Starting with Windows takes an administrator's rights." if at_boot else ""
-        raise Failure(Code.PARTLY, f"Windows refused to make the task {NAME!r}: {said}.{rights}")
+        raise SetupFailure(ExitCode.PARTLY, f"Windows refused to make the task {NAME!r}: {said}.{rights}")
 
 
 def start() -> bool:
@@ -73,10 +73,10 @@ def start() -> bool:
 
 
 def remove() -> None:
-    """Raises: Failure: Windows refuses."""
+    """Delete the task. Raises: SetupFailure: Windows refuses."""
     code, said = _schtasks("/Delete", "/TN", NAME, "/F")
     if code:
-        raise Failure(Code.PARTLY, f"Windows refused to delete the task {NAME!r}: {said}.")
+        raise SetupFailure(ExitCode.PARTLY, f"Windows refused to delete the task {NAME!r}: {said}.")
 
 
 def _schtasks(*arguments: str) -> tuple[int, str]:

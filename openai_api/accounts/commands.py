@@ -17,10 +17,11 @@ from openai_api.accounts.limits import DAY, MOST_REQUESTS, KeyLimits, day_of
 from openai_api.accounts.options import NONE, accounts_option
 from openai_api.accounts.principals import SCOPES, USING, Key, Person
 from routing.security import short_id
-from swarm.cli.admin import duration, json_option
-from swarm.cli.tables import ago, day, show
+from swarm.cli.admin import duration
+from swarm.cli.options import json_option
+from swarm.cli.tables import format_age, format_date, print_table
 from swarm.errors import SwarmError
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 if TYPE_CHECKING:
     from openai_api.accounts.store import Store
@@ -36,7 +37,7 @@ def opened(accounts: str | None) -> Iterator[Store]:
     from openai_api.accounts.database import connect
     from openai_api.accounts.store import Store
 
-    with clear_errors():
+    with user_errors():
         store = Store(connect(accounts))
         try:
             yield store
@@ -110,12 +111,12 @@ def list_keys(accounts: str | None, as_json: bool) -> None:
                 Text(each.state(now), COLOURS[each.state(now)]),
                 " ".join(scope for scope in SCOPES if scope in each.scopes),
                 _limits(each),
-                ago(each.last_used, now) if each.last_used else "never",
-                day(each.expires) or "never",
+                format_age(each.last_used, now) if each.last_used else "never",
+                format_date(each.expires) or "never",
             )
             for each in keys
         ]
-        show(("id", "name", "member", "state", "scopes", "limits", "last used", "expires"), rows)
+        print_table(("id", "name", "member", "state", "scopes", "limits", "last used", "expires"), rows)
 
 
 @key.command()
@@ -158,8 +159,8 @@ def list_members(accounts: str | None, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps([person.shown() for person in people], indent=2))
             return
-        rows = [(person.name, person.role, person.email or "", day(person.created)) for person in people]
-        show(("name", "role", "e-mail", "since"), rows)
+        rows = [(person.name, person.role, person.email or "", format_date(person.created)) for person in people]
+        print_table(("name", "role", "e-mail", "since"), rows)
 
 
 @member.command("role")
@@ -197,14 +198,16 @@ def usage(by: str, days: int, accounts: str | None, as_json: bool) -> None:
             click.echo(json.dumps(rows, indent=2))
         elif by == "server":
             summed = _summed(rows, lambda row: (row["name"], short_id(row["server"]), row["model"]), ("work",))
-            show(("server", "id", "model", "tokens x blocks"), summed)
+            print_table(("server", "id", "model", "tokens x blocks"), summed)
         else:
             counts = ("requests", "prompt_tokens", "generated_tokens")
             if by == "day":
-                show(("day", "requests", "prompt", "generated"), _summed(rows, lambda row: (row["day"],), counts))
+                print_table(
+                    ("day", "requests", "prompt", "generated"), _summed(rows, lambda row: (row["day"],), counts)
+                )
             else:
                 summed = _summed(rows, lambda row: (row["key"], row["name"], row["person"], row["model"]), counts)
-                show(("key", "name", "member", "model", "requests", "prompt", "generated"), summed)
+                print_table(("key", "name", "member", "model", "requests", "prompt", "generated"), summed)
 
 
 def _summed(

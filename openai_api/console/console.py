@@ -21,7 +21,7 @@ from routing.relay.rules import is_relayed
 from routing.security import AdminKey, short_id
 from routing.view import View
 from swarm import Notice, Routed, ServedModel
-from swarm.cli.status import as_json
+from swarm.cli.status import status_json
 from swarm.client.driver import Link
 from swarm.models.catalogue import CATALOGUE
 
@@ -97,7 +97,7 @@ class Console:
     async def snapshot(self) -> Json:
         """The swarm as it is: models, servers and how this gateway reaches them, directories and routers."""
         links = await self._source.links()
-        found = as_json(self._source.models(), self._source.view)
+        found = status_json(self._source.models(), self._source.view)
         for model in found["models"]:
             model["fetchable"] = model["name"] in CATALOGUE or "/" in model["name"]
             for server in model["servers"]:

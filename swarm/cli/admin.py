@@ -1,4 +1,4 @@
-"""`swarm token`, `swarm peers`, `swarm expel`: who may be in the swarm, decided where a directory runs, or with its
+"""`swarm token`, `swarm peers`, `swarm expel`: the members of a swarm, decided where a directory runs, or with its
 admin key.
 """
 
@@ -19,10 +19,11 @@ from routing import wire
 from routing.directory.admin import Administrator, Records
 from routing.directory.roster import Roster
 from routing.security import TOKEN_PREFIX, AdminKey, Identity, JoinToken, short_id
-from swarm.cli.tables import ago, day, show
+from swarm.cli.options import json_option
+from swarm.cli.tables import format_age, format_date, print_table
 from swarm.errors import SwarmError
 from swarm.system import home
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +43,7 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
     return float(match[1]) * UNITS[match[2]]
 
 
-def find_key(given: str | None) -> AdminKey:
+def find_admin_key(given: str | None) -> AdminKey:
     """The admin key in the file `given`, or of the directory that was last started from this `SWARM_HOME`.
 
     Raises:
@@ -63,6 +64,7 @@ def find_key(given: str | None) -> AdminKey:
 
 
 def key_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the option that names an admin key."""
     return click.option(
         "--admin-key",
         envvar="SWARM_ADMIN_KEY",
@@ -70,9 +72,6 @@ def key_option(command: Callable[P, R]) -> Callable[P, R]:
         metavar="FILE",
         help="Of the directory, from its state folder.  [default: the one on this machine]",
     )(command)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.group()
@@ -88,7 +87,7 @@ def token() -> None:
 @json_option
 def create(expires: float | None, uses: int | None, directory: bool, admin_key: str | None, as_json: bool) -> None:
     """Print a new join token."""
-    with clear_errors(), Administrator(find_key(admin_key)) as admin:
+    with user_errors(), Administrator(find_admin_key(admin_key)) as admin:
         if directory:
             uses = uses or 1
         made, enrolment = admin.issue(expires, uses or 0, "directory" if directory else "peer")
@@ -103,7 +102,7 @@ def create(expires: float | None, uses: int | None, directory: bool, admin_key: 
 @json_option
 def list_tokens(admin_key: str | None, as_json: bool) -> None:
     """The join tokens, without their secrets."""
-    with clear_errors(), Administrator(find_key(admin_key)) as admin:
+    with user_errors(), Administrator(find_admin_key(admin_key)) as admin:
         roster = admin.records().roster
         enrolments = sorted(roster.enrolments.values(), key=lambda enrolment: enrolment.created)
         entries = [_token_entry(roster, enrolment, time.time()) for enrolment in enrolments]
@@ -116,12 +115,12 @@ def list_tokens(admin_key: str | None, as_json: bool) -> None:
                 Text(entry["state"], COLOURS[entry["state"]]),
                 "directories" if entry["role"] == "directory" else "peers",
                 f"{entry['used']} of {entry['uses']}" if entry["uses"] else str(entry["used"]),
-                day(entry["created"]),
-                day(entry["expires"]) or "never",
+                format_date(entry["created"]),
+                format_date(entry["expires"]) or "never",
             )
             for entry in entries
         ]
-        show(("token", "state", "admits", "used", "created", "expires"), rows)
+        print_table(("token", "state", "admits", "used", "created", "expires"), rows)
 
 
 @token.command()
@@ -129,12 +128,12 @@ def list_tokens(admin_key: str | None, as_json: bool) -> None:
 @click.option("--and-expel", is_flag=True, help="Also expel all who came with it.")
 @key_option
 def revoke(id: str, and_expel: bool, admin_key: str | None) -> None:
-    """Let nobody in any longer with the join token ID (or the token itself). Who came with it stays."""
-    with clear_errors(), Administrator(find_key(admin_key)) as admin:
+    """Admit no further peer with the join token ID (or the token itself). Peers that came with it stay."""
+    with user_errors(), Administrator(find_admin_key(admin_key)) as admin:
         roster = admin.records().roster
-        enrolment = _the_token(roster, id)
+        enrolment = _find_token(roster, id)
         admin.revoke(enrolment.key)
-        came = _came_with(roster, short_id(enrolment.key))
+        came = _enrolled_with(roster, short_id(enrolment.key))
         if and_expel:
             for record in came:
                 admin.expel(record.key)
@@ -150,7 +149,7 @@ def revoke(id: str, and_expel: bool, admin_key: str | None) -> None:
 @json_option
 def peers(admin_key: str | None, as_json: bool) -> None:
     """Who is a member of the swarm."""
-    with clear_errors(), Administrator(find_key(admin_key)) as admin:
+    with user_errors(), Administrator(find_admin_key(admin_key)) as admin:
         records = admin.records()
         now = time.time()
         entries = sorted(_peer_entries(records), key=lambda entry: (entry["role"], entry["name"], entry["key"]))
@@ -162,13 +161,13 @@ def peers(admin_key: str | None, as_json: bool) -> None:
                 entry["name"],
                 entry["id"],
                 entry["role"],
-                "see swarm status" if entry["role"] == "directory" else ago(entry["seen"], now),
-                day(entry["enrolled"]),
+                "see swarm status" if entry["role"] == "directory" else format_age(entry["seen"], now),
+                format_date(entry["enrolled"]),
                 entry["token"],
             )
             for entry in entries
         ]
-        show(("name", "id", "role", "last seen", "enrolled", "token"), rows)
+        print_table(("name", "id", "role", "last seen", "enrolled", "token"), rows)
 
 
 @click.command()
@@ -176,15 +175,15 @@ def peers(admin_key: str | None, as_json: bool) -> None:
 @key_option
 def expel(peer: str, admin_key: str | None) -> None:
     """Throw PEER (a name, or the beginning of its id) out: its connections end, and its key is never let in again."""
-    with clear_errors(), Administrator(find_key(admin_key)) as admin:
+    with user_errors(), Administrator(find_admin_key(admin_key)) as admin:
         roster = admin.records().roster
-        record = _the_peer(roster, peer)
+        record = _find_peer(roster, peer)
         admin.expel(record.key)
         click.echo(f"expelled {_names([record])}")
         enrolment = next((known for known in roster.enrolments.values() if short_id(known.key) == record.token), None)
         if enrolment is not None and roster.trouble(enrolment, time.time()) == "":
             click.echo(
-                f"The join token {record.token} with which it came still lets in whoever has it, under another key: "
+                f"The join token {record.token} with which it came still admits its holder under another key: "
                 f"revoke it with 'swarm token revoke {record.token}'"
             )
 
@@ -194,10 +193,10 @@ commands: Sequence[click.Command] = (token, peers, expel)
 
 # --- what is found and shown -----------------------------------------------------------------------------------------
 
-Peer = wire.Member | wire.DirectoryInfo
+KnownPeer = wire.Member | wire.DirectoryInfo
 
 
-def _the_token(roster: Roster, wanted: str) -> wire.TokenRecord:
+def _find_token(roster: Roster, wanted: str) -> wire.TokenRecord:
     if wanted.startswith(TOKEN_PREFIX):
         wanted = short_id(Identity.from_secret(JoinToken.parse(wanted).secret).public)
     found = [enrolment for enrolment in roster.enrolments.values() if short_id(enrolment.key).startswith(wanted)]
@@ -208,15 +207,15 @@ def _the_token(roster: Roster, wanted: str) -> wire.TokenRecord:
     return found[0]
 
 
-def _the_peer(roster: Roster, wanted: str) -> Peer:
-    everybody: list[Peer] = [*roster.members.values(), *roster.sites.values()]
-    rules: tuple[Callable[[Peer], bool], ...] = (
+def _find_peer(roster: Roster, wanted: str) -> KnownPeer:
+    known: list[KnownPeer] = [*roster.members.values(), *roster.sites.values()]
+    rules: tuple[Callable[[KnownPeer], bool], ...] = (
         lambda peer: wanted in (peer.key, short_id(peer.key)),
         lambda peer: wanted == peer.name,
         lambda peer: len(wanted) >= 4 and (short_id(peer.key).startswith(wanted) or peer.key.startswith(wanted)),
     )
     for matches in rules:
-        found = [peer for peer in everybody if matches(peer)]
+        found = [peer for peer in known if matches(peer)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -227,12 +226,12 @@ def _the_peer(roster: Roster, wanted: str) -> Peer:
     raise SwarmError(f"no peer is {wanted!r}: see 'swarm peers'", 2)
 
 
-def _came_with(roster: Roster, token: str) -> list[Peer]:
-    everybody: list[Peer] = [*roster.members.values(), *roster.sites.values()]
-    return [peer for peer in everybody if peer.token == token]
+def _enrolled_with(roster: Roster, token: str) -> list[KnownPeer]:
+    known: list[KnownPeer] = [*roster.members.values(), *roster.sites.values()]
+    return [peer for peer in known if peer.token == token]
 
 
-def _names(peers: Sequence[Peer]) -> str:
+def _names(peers: Sequence[KnownPeer]) -> str:
     return ", ".join(f"{peer.name or 'a peer'} ({short_id(peer.key)})" for peer in peers)
 
 
@@ -243,7 +242,7 @@ def _token_entry(roster: Roster, enrolment: wire.TokenRecord, now: float) -> dic
 
 
 def _peer_entries(records: Records) -> list[dict[str, Any]]:
-    def entry(peer: Peer, role: str, enrolled: float | None) -> dict[str, Any]:
+    def entry(peer: KnownPeer, role: str, enrolled: float | None) -> dict[str, Any]:
         return {
             "name": peer.name,
             "id": short_id(peer.key),

@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from backends.artifact_cache import HeldArtifact, entries, remove
-from swarm.cli.admin import duration, json_option
-from swarm.cli.tables import ago, show
+from swarm.cli.admin import duration
+from swarm.cli.options import json_option
+from swarm.cli.tables import format_age, print_table
 from swarm.models import resolve
 from swarm.system import home
-from swarm.system.process import clear_errors
+from swarm.system.process import user_errors
 
 
 @click.group(invoke_without_command=True)
@@ -25,7 +26,7 @@ def cache(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand:
         return
     folder = home.home() / "spans"
-    with clear_errors(), home.disk_errors(folder):
+    with user_errors(), home.disk_errors(folder):
         found = entries(folder)
     if as_json:
         click.echo(json.dumps([_as_json(kept) for kept in found], indent=2))
@@ -38,11 +39,11 @@ def cache(context: click.Context, as_json: bool) -> None:
             kept.label.precision if kept.label else "",
             kept.label.backend if kept.label else "",
             home.size(kept.size),
-            "in use" if kept.open else ago(kept.used, now),
+            "in use" if kept.open else format_age(kept.used, now),
         )
         for kept in found
     ]
-    show(("model", "blocks", "precision", "backend", "size", "used"), rows)
+    print_table(("model", "blocks", "precision", "backend", "size", "used"), rows)
 
 
 @cache.command()
@@ -52,7 +53,7 @@ def clear(older_than: float | None) -> None:
     folder = home.home() / "spans"
     before = time.time() - (older_than or 0)
     freed, left = 0, []
-    with clear_errors(), home.disk_errors(folder):
+    with user_errors(), home.disk_errors(folder):
         for kept in entries(folder):
             if kept.used > before:
                 continue
@@ -66,7 +67,7 @@ def clear(older_than: float | None) -> None:
 
 
 def _model(kept: HeldArtifact) -> str:
-    return resolve.name_of(Path(kept.label.model)) if kept.label else "(unfinished)"
+    return resolve.model_name(Path(kept.label.model)) if kept.label else "(unfinished)"
 
 
 def _as_json(kept: HeldArtifact) -> dict[str, object]:

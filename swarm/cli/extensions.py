@@ -7,37 +7,39 @@ from typing import cast
 
 import click
 
-GROUP = "swarm.commands"
+ENTRY_POINT_GROUP = "swarm.commands"
 
 # These are there also where the distribution is not installed (running from a source tree).
 _ACCOUNTS = "openai_api.accounts.commands"
 _BUILT_IN = {name: f"{_ACCOUNTS}:{name}" for name in ("key", "member", "usage")}
 
 
-def _found() -> dict[str, EntryPoint]:
-    built_in = {name: EntryPoint(name, place, GROUP) for name, place in _BUILT_IN.items()}
-    return built_in | {point.name: point for point in entry_points(group=GROUP)}
+def _entry_points() -> dict[str, EntryPoint]:
+    built_in = {name: EntryPoint(name, place, ENTRY_POINT_GROUP) for name, place in _BUILT_IN.items()}
+    return built_in | {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-class Extensible(click.Group):
-    """A group to which other packages add commands; its own win."""
+class ExtensibleGroup(click.Group):
+    """A command group to which other packages add commands; its own win."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_found()})
+        """The names of all commands, own and found."""
+        return sorted({*super().list_commands(ctx), *_entry_points()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name; None: there is none."""
         if own := super().get_command(ctx, cmd_name):
             return own
-        point = _found().get(cmd_name)
+        point = _entry_points().get(cmd_name)
         if point is None:
             return None
         try:
             return cast(click.Command, point.load())
         except ImportError as error:
-            return _missing(cmd_name, point, error)
+            return _unloadable_command(cmd_name, point, error)
 
 
-def _missing(name: str, point: EntryPoint, error: ImportError) -> click.Command:
+def _unloadable_command(name: str, point: EntryPoint, error: ImportError) -> click.Command:
     """Stands for a command that cannot be loaded, and says so when it is used."""
 
     @click.command(name, short_help="Cannot be used here.", context_settings={"ignore_unknown_options": True})

@@ -1,12 +1,17 @@
-"""`swarm status`: who serves which blocks, as a table with a bar, or as JSON."""
+"""`swarm status`: the servers of a swarm and their blocks, as a table with a bar, or as JSON."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import click
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -14,18 +19,38 @@ from backends import registry
 from routing import wire
 from routing.planning.routes import coverage
 from routing.view import View
-from swarm.client.client import ServedModel
+from swarm.cli.options import join_option, json_option
+from swarm.client.client import ServedModel, SwarmClient
 from swarm.system.home import size
+from swarm.system.join import find_join_token
+from swarm.system.process import user_errors
 
 BAR = 24  # columns
 COLOURS = {"ready": "green", "joining": "yellow", "draining": "magenta"}
 
 
-def as_json(models: Sequence[ServedModel], view: View) -> dict[str, Any]:
-    """Everything that the directories say, but for members and fingerprints."""
+@click.command()
+@join_option
+@json_option
+@click.option("--watch", is_flag=True, help="Draw it again whenever it changes, until Ctrl-C.")
+def status(join_token: str | None, as_json: bool, watch: bool) -> None:
+    """Who serves which blocks."""
+    with user_errors(), SwarmClient(find_join_token(join_token)) as swarm:
+        if as_json:
+            click.echo(json.dumps(status_json(swarm.models(), swarm.view), indent=2))
+        elif watch:
+            with Live(refresh_per_second=2, get_renderable=lambda: status_table(swarm.models(), swarm.view)):
+                while True:
+                    time.sleep(1)
+        else:
+            Console(width=None if sys.stdout.isatty() else 120).print(status_table(swarm.models(), swarm.view))
+
+
+def status_json(models: Sequence[ServedModel], view: View) -> dict[str, Any]:
+    """Everything that the directories say, for programs, but for members and fingerprints."""
     return {
-        "directories": [_place(each) for each in view.directories.values()],
-        "routers": [_place(each) for each in view.routers.values()],
+        "directories": [_address_entry(each) for each in view.directories.values()],
+        "routers": [_address_entry(each) for each in view.routers.values()],
         "models": [
             {
                 "name": model.name,
@@ -46,23 +71,23 @@ def _server(server: wire.ServerInfo) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in ("fingerprint", "load")}
 
 
-def _place(each: wire.DirectoryInfo | wire.RouterInfo) -> dict[str, Any]:
+def _address_entry(each: wire.DirectoryInfo | wire.RouterInfo) -> dict[str, Any]:
     return {"key": each.key, "name": each.name, "addresses": each.addresses}
 
 
-def draw(models: Sequence[ServedModel], view: View) -> RenderableType:
-    """The same for people."""
+def status_table(models: Sequence[ServedModel], view: View) -> RenderableType:
+    """Everything that the directories say, for people: a table with a bar of blocks for each model."""
     parts: list[RenderableType] = [part for model in models for part in (_heading(model), _table(model))]
     if not models:
         parts.append(Text("no server is in the swarm yet: start one with  swarm-server MODEL --join TOKEN"))
     if len(view.directories) > 1:
-        parts.append(_line("directories", (f"{d.name} {d.addresses[0]}" for d in view.directories.values())))
+        parts.append(_name_line("directories", (f"{d.name} {d.addresses[0]}" for d in view.directories.values())))
     if view.routers:
-        parts.append(_line("routers", (f"{r.name} {r.addresses[0]}" for r in view.routers.values())))
+        parts.append(_name_line("routers", (f"{r.name} {r.addresses[0]}" for r in view.routers.values())))
     return Group(*parts)
 
 
-def _line(title: str, entries: Iterable[str]) -> Text:
+def _name_line(title: str, entries: Iterable[str]) -> Text:
     return Text.assemble((f"{title}  ", "dim"), ", ".join(sorted(entries)))
 
 

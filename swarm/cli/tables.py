@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def show(titles: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
     """Print a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for place, title in enumerate(titles):
@@ -22,11 +22,13 @@ def show(titles: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def day(date: float | None) -> str:
+def format_date(date: float | None) -> str:
+    """A date in local time, to the minute; empty where there is none."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(date)) if date else ""
 
 
-def ago(date: float | None, now: float) -> str:
+def format_age(date: float | None, now: float) -> str:
+    """The time since `date`, in the largest unit that fits."""
     if date is None:
         return "not since this directory started"
     seconds = now - date

@@ -23,7 +23,7 @@ from swarm.client.tokenizer_download import fetch_tokenizer
 from swarm.client.verify import Verdict, compare
 from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
 from swarm.sampling import Sampling
-from swarm.system.identities import claimed, own
+from swarm.system.identities import hold_identity, own_keys
 from swarm.tokenizer import Tokenizer
 
 StreamItem = wire.Token | Notice
@@ -94,7 +94,7 @@ class BaseClient:
             raise SwarmError(str(error)) from error
         self._resources = ExitStack()
         with self._resources:
-            own_name, identity = self._resources.enter_context(claimed(name))
+            own_name, identity = self._resources.enter_context(hold_identity(name))
             self._directory = DirectoryClient(token, identity, own_name, role=name, timeout=timeout)
             self._resources.callback(self._directory.close)
             try:
@@ -353,7 +353,7 @@ class RouteWatch:
 def servers_that_may_see_tokens(private: bool | Collection[str]) -> Callable[[], frozenset[str] | None]:
     """What tells the servers that may see tokens. Own ones are looked up each time, because they come and go."""
     if private is True:
-        return own
+        return own_keys
     told = frozenset(private) if private else None
     return lambda: told
 

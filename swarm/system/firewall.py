@@ -1,4 +1,4 @@
-"""The rule that lets others reach our programs through the firewall of Windows.
+"""Firewall rule that lets peers reach our programs through the firewall of Windows.
 
 What the firewall sees is not `swarm-server.exe`: the console scripts, and `python.exe` of a virtual environment, only
 start the `python.exe` of the Python that the environment was made with, and that listens. So the rule names that one,
@@ -14,18 +14,18 @@ from swarm.system import home
 
 log = logging.getLogger(__name__)
 
-NAME = "layerswarm"
+RULE_NAME = "layerswarm"
 
 
-def rule(program: str) -> str:
+def rule_command(program: str) -> str:
     """The command, for a console of an administrator; on networks that Windows calls private or domain."""
     return (
-        f"netsh advfirewall firewall add rule name={NAME} dir=in action=allow protocol=TCP profile=private,domain "
+        f"netsh advfirewall firewall add rule name={RULE_NAME} dir=in action=allow protocol=TCP profile=private,domain "
         f'program="{program}"'
     )
 
 
-def listener() -> str:
+def listening_program() -> str:
     """The executable of this process, which the firewall sees."""
     if sys.platform == "win32":
         import ctypes
@@ -36,18 +36,18 @@ def listener() -> str:
     return sys.executable
 
 
-def tell_once(host: str, windows: bool = sys.platform == "win32") -> None:
+def log_rule_once(host: str, windows: bool = sys.platform == "win32") -> None:
     """On Windows, log the rule when a program first listens on `host`, unless that is this machine alone."""
     if not windows or host in ("localhost", "::1") or host.startswith("127."):
         return
     told = home.folder("firewall") / "told"
-    program = listener()
+    program = listening_program()
     if told.is_file() and program in told.read_text(encoding="utf-8").splitlines():
         return
     with home.disk_errors(told), told.open("a", encoding="utf-8") as file:
         file.write(program + "\n")
     log.info(
-        "others reach this machine only where the firewall lets them. Allow it when Windows asks, or as an "
+        "peers reach this machine only where the firewall lets them. Allow it when Windows asks, or as an "
         "administrator: %s  ('swarm doctor' checks it)",
-        rule(program),
+        rule_command(program),
     )

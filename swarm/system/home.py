@@ -1,4 +1,4 @@
-"""`SWARM_HOME`: where state and models live on this machine."""
+"""`SWARM_HOME`: the folder of state and models on this machine, and errors of its disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which key pair a process uses: several may run from one `SWARM_HOME`, each with its own, which is kept."""
+"""Identities of the processes that run from one `SWARM_HOME`: each holds a key pair of its own, which is kept."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from routing.security import Identity, SecurityError
 from swarm.errors import SwarmError
 from swarm.system import home
 
-MOST = 1000
+MAX_IDENTITIES = 1000
 
 
 @contextmanager
-def claimed(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
+def hold_identity(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
     """Hold a name and its identity while the block runs: `name`, or the first of `role-1`, `role-2`... that is free.
 
     Raises:
         SwarmError: another process on this machine runs under that name, or the key file is damaged.
     """
     folder = home.folder("identities")
-    candidates = [re.sub(r"[^\w.-]", "_", name)] if name else [f"{role}-{number}" for number in range(1, MOST)]
+    candidates = (
+        [re.sub(r"[^\w.-]", "_", name)] if name else [f"{role}-{number}" for number in range(1, MAX_IDENTITIES + 1)]
+    )
     for candidate in candidates:
         lock = FileLock(folder / f"{candidate}.lock", blocking=False)
         try:
@@ -42,16 +44,20 @@ def claimed(role: str, name: str = "") -> Iterator[tuple[str, Identity]]:
         finally:
             lock.release()
         return
-    raise SwarmError(f"{name or role!r} runs on this machine already: choose another --name")
+    if name:
+        raise SwarmError(f"{name!r} runs on this machine already: choose another --name")
+    raise SwarmError(
+        f"the limit of {MAX_IDENTITIES} processes of one kind is reached on this machine: stop some, or choose a --name"
+    )
 
 
-def seen_as(claimed: str) -> str:
+def display_name(held: str) -> str:
     """What others are told in place of `server-1`, which every machine has: its name, and which of several there."""
-    number = claimed.rpartition("-")[2]
+    number = held.rpartition("-")[2]
     return machine() if number == "1" else f"{machine()}-{number}"
 
 
-def own() -> frozenset[str]:
+def own_keys() -> frozenset[str]:
     """The public keys of everything that runs, or has run, from this `SWARM_HOME`."""
     keys = home.folder("identities").glob("*.key")
     try:

@@ -1,7 +1,7 @@
-"""Processes that end when this one does, however that ends: job objects of Windows.
+"""Job objects of Windows: they end the processes in them when this process ends, however that happens.
 
-Elsewhere a `Job` does nothing. bootstrap.py loads this file before anything is installed, so it needs nothing but the
-standard library.
+Elsewhere a `JobObject` does nothing. bootstrap.py loads this file before anything is installed, so it needs nothing
+but the standard library.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if sys.platform == "win32":
 
         _fields_ = (("basic", _BasicLimits), ("io", ctypes.c_uint64 * 6), ("memory", ctypes.c_size_t * 4))
 
-    class Job:
+    class JobObject:
         """The system ends its processes when the last handle to it is closed, which is at this process's end.
 
         https://learn.microsoft.com/windows/win32/procthread/job-objects
@@ -70,8 +70,9 @@ if sys.platform == "win32":
 
 else:
 
-    class Job:
+    class JobObject:
         """Nothing: elsewhere a child sees its parent's end by other means."""
 
         def add(self, pid: int) -> bool:
+            """Do nothing; False says so."""
             return False

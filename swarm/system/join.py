@@ -1,4 +1,4 @@
-"""Where the commands find the join token: the flag, `SWARM_JOIN`, or the swarm that was last started here."""
+"""Join token of the commands: from the flag, `SWARM_JOIN`, or the swarm that was last started here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from swarm.errors import SwarmError
 from swarm.system import home
 
 
-def remember(token: str) -> None:
+def save_join_token(token: str) -> None:
     """Keep the token of a swarm on this machine, readable by its owner only."""
     path = home.folder("up") / "join"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -16,8 +16,12 @@ def remember(token: str) -> None:
         file.write(token)
 
 
-def find(given: str | None) -> str:
-    """Raises: SwarmError: there is none."""
+def find_join_token(given: str | None) -> str:
+    """The join token that was given, or that of the swarm last started on this machine.
+
+    Raises:
+        SwarmError: there is none.
+    """
     path = home.home() / "up" / "join"
     if given:
         return given

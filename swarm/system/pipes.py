@@ -1,4 +1,4 @@
-"""The end of a pipe, as its reader sees it."""
+"""Pipes: waiting for the other end to close."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-CHUNK = 1024  # bytes, which nobody looks at
+CHUNK = 1024  # bytes, which are thrown away
 
 if sys.platform == "win32":
     import ctypes
@@ -19,8 +19,8 @@ if sys.platform == "win32":
         """Return when the other end of the pipe is closed, whatever comes out of it before.
 
         `os.read` would hold the C runtime's lock of the descriptor while it waits, and a waiting `ReadFile` the
-        system's lock of the pipe. Whoever asks about standard input meanwhile waits as long, as scipy's libraries do
-        while they load. So this looks before it reads.
+        system's lock of the pipe. A call that asks about standard input meanwhile waits as long, as scipy's libraries
+        do while they load. So this looks before it reads.
         https://learn.microsoft.com/windows/win32/api/namedpipeapi/nf-namedpipeapi-peeknamedpipe
         """
         kernel = ctypes.WinDLL("kernel32", use_last_error=True)

@@ -1,4 +1,4 @@
-"""How a program of the swarm starts and ends: log, signals, the parent that may go away, errors as one line."""
+"""Start and end of a program of the swarm: log, signals, the parent that may go away, errors as one line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from routing.links import LinkError
 from routing.security import SecurityError
 from swarm.errors import SwarmError
 from swarm.system import pipes
-from swarm.system.console import closing_stops
-from swarm.system.logs import PrintableFilter, RateLimitedFilter
+from swarm.system.console import stop_on_close
+from swarm.system.logs import PrintableFormatter, RateLimitedFilter
 
 PARENT = "SWARM_PARENT"  # set to `stdin`: end when standard input does, because the parent holds its other end
 
 
 class StopSignal(threading.Event):
-    """Set by Ctrl-C, SIGTERM, the closing of a console's window or the end of the parent.
+    """Stop signal: set by Ctrl-C, SIGTERM, the closing of a console's window or the end of the parent.
 
     While `abrupt` the program is in the middle of starting, and is interrupted with KeyboardInterrupt instead.
     """
@@ -37,7 +37,7 @@ class StopSignal(threading.Event):
 
 
 @contextmanager
-def stopping() -> Iterator[StopSignal]:
+def stop_signals() -> Iterator[StopSignal]:
     """Catch what ends a program. A second Ctrl-C always interrupts."""
     stop = StopSignal()
 
@@ -56,7 +56,7 @@ def stopping() -> Iterator[StopSignal]:
     if os.environ.get(PARENT) == "stdin":
         threading.Thread(target=_watch_parent, name="parent", daemon=True).start()
     try:
-        with closing_stops(lambda: signal.raise_signal(signal.SIGINT)):
+        with stop_on_close(lambda: signal.raise_signal(signal.SIGINT)):
             yield stop
     except KeyboardInterrupt:
         if not stop.is_set():
@@ -72,19 +72,19 @@ def _watch_parent() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-class _Failure(click.ClickException):
+class _UserError(click.ClickException):
     def __init__(self, error: SwarmError) -> None:
         super().__init__(str(error))
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Turn the errors that are meant for people into one line and an exit code."""
     try:
         yield
     except SwarmError as error:
-        raise _Failure(error) from error
+        raise _UserError(error) from error
     except (BackendError, DirectoryError, LinkError, SecurityError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
@@ -92,8 +92,9 @@ def clear_errors() -> Iterator[None]:
 
 
 def log_to_stderr(verbose: bool) -> None:
+    """Send the log to standard error: a line per record, rate-limited and escaped."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFilter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(RateLimitedFilter())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     chatty = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "filelock", "urllib3", "asyncio")
@@ -101,6 +102,6 @@ def log_to_stderr(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def announce(line: str) -> None:
-    """One of the lines of the contract, to standard output at once."""
+def print_contract_line(line: str) -> None:
+    """Print one of the lines of the contract (`join: ...`, `ready: ...`) to standard output at once."""
     print(line, flush=True)

@@ -1,4 +1,4 @@
-"""How far a long job is, for the person who waits."""
+"""Progress of a long job, for the person who waits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _STEP = 10  # percent between two lines
 
 
 class Progress(Protocol):
-    """Called with bytes done so far and in all; `total` is 0 where that is unknown."""
+    """Progress callback: called with bytes done so far and in all; `total` is 0 where that is unknown."""
 
     def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
-def shown(stream: TextIO | None = None) -> Iterator[Progress]:
+def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     """Bars on a terminal; elsewhere a plain line for every ten percent. `stream` is standard error by default."""
     stream = stream or sys.stderr
     if stream is None or not stream.isatty():

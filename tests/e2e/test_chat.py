@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from swarm import SwarmClient
-from swarm.cli.chat import Chat
+from swarm.cli.chat.repl import ChatRepl
 from tests.e2e.programs import Swarm
 
 SYSTEM = "Answer in one sentence."
@@ -60,7 +60,7 @@ def swarm(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def chat(swarm: Swarm, monkeypatch: pytest.MonkeyPatch, model: str, *lines: str) -> dict[str, str]:
     typed = Typed(*lines)
     monkeypatch.setattr("builtins.input", typed)
-    Chat(
+    ChatRepl(
         lambda token: SwarmClient(token),
         swarm.token,
         model,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.swarms import Program
+from benchmarks.kit.swarm import Program
 from swarm import SwarmClient
 from tests.fuzz.targets import started_directory, started_server
 from tests.swarm.toy import VOCAB, greedy

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.swarms import Program
+from benchmarks.kit.swarm import Program
 from routing import wire
 from routing.client import DirectoryClient
 from routing.relay.rules import is_relayed

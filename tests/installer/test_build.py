@@ -33,7 +33,7 @@ def test_the_licence_is_read_from_the_wheel(tmp_path: Path, fields: list[str], l
 
 @pytest.mark.parametrize("field", ["License: Proprietary", "License: Commercial", "Summary: no licence at all"])
 def test_what_may_not_be_passed_on_is_not_bundled(tmp_path: Path, field: str) -> None:
-    with pytest.raises(licences.NotFree, match="must not be bundled"):
+    with pytest.raises(licences.NotRedistributable, match="must not be bundled"):
         licences.read(wheel(tmp_path, "thing", field))
 
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pc import firewall, options, packages, removal, search_path, server, task
 from pc.changes import Changes
-from pc.failure import Code, Failure, explain
+from pc.failure import ExitCode, SetupFailure, explain
 from pc.layout import Layout
 from pc.log import Log
 
 from routing.security import Identity, JoinToken
-from swarm.system.firewall import rule
+from swarm.system.firewall import rule_command
 from swarm.system.home import home
 
 ENTRY = r"D:\Jürgen Ω\layerswarm\bin"
@@ -36,8 +36,8 @@ def test_options_are_read_as_they_stand_on_the_command_line(tmp_path: Path) -> N
     token = tmp_path / "the token"
     token.write_text("swarm1:...", encoding="utf-8")
     line = f'/S /TORCH=cu130 /JOINFILE="{token}" /MODEL=qwen3-8b /service=1 /PATH=0 /D=C:\\Program Files\\a /b'
-    assert options.parse(line) == options.Options("cu130", token, "qwen3-8b", "logon")
-    assert options.parse("") == options.Options()
+    assert options.parse(line) == options.SetupOptions("cu130", token, "qwen3-8b", "logon")
+    assert options.parse("") == options.SetupOptions()
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_options_are_read_as_they_stand_on_the_command_line(tmp_path: Path) -> N
     ],
 )
 def test_a_wrong_option_is_named(line: str, says: str) -> None:
-    with pytest.raises(Failure, match="(?s)" + says.replace("\\", "\\\\")) as caught:
+    with pytest.raises(SetupFailure, match="(?s)" + says.replace("\\", "\\\\")) as caught:
         options.parse(line)
-    assert caught.value.code == Code.USAGE
+    assert caught.value.code == ExitCode.USAGE
 
 
 def test_torch_is_for_cuda_where_there_is_a_driver_and_as_asked_otherwise() -> None:
@@ -76,14 +76,14 @@ def test_torch_is_for_cuda_where_there_is_a_driver_and_as_asked_otherwise() -> N
 @pytest.mark.parametrize(
     ("output", "code"),
     [
-        ("error: Failed to fetch: `https://index.example/simple/torch/`\n  cause: dns error", Code.NETWORK),
-        ("error: failed to write\n  cause: There is not enough space on the disk. (os error 112)", Code.DISK),
-        ("error: failed to remove file: Access is denied. (os error 5)", Code.IN_USE),
-        ("  x No solution found when resolving dependencies", Code.PACKAGES),
-        ("", Code.PACKAGES),
+        ("error: Failed to fetch: `https://index.example/simple/torch/`\n  cause: dns error", ExitCode.NETWORK),
+        ("error: failed to write\n  cause: There is not enough space on the disk. (os error 112)", ExitCode.DISK),
+        ("error: failed to remove file: Access is denied. (os error 5)", ExitCode.IN_USE),
+        ("  x No solution found when resolving dependencies", ExitCode.PACKAGES),
+        ("", ExitCode.PACKAGES),
     ],
 )
-def test_a_failed_step_says_why(output: str, code: Code) -> None:
+def test_a_failed_step_says_why(output: str, code: ExitCode) -> None:
     failure = explain("installing the packages", output)
     assert failure.code == code and str(failure).startswith("installing the packages: ")
 
@@ -96,9 +96,9 @@ def test_uv_is_passed_on_line_by_line_and_its_failure_is_explained(
     layout.uv.write_text(f"#!{sys.executable}\nprint('Downloading torch')\nraise SystemExit('error: dns error')\n")
     layout.uv.chmod(0o755)
     log = Log(tmp_path / "setup.log")
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(SetupFailure) as caught:
         packages.uv(layout, "installing the packages", [], log)
-    assert caught.value.code == Code.NETWORK
+    assert caught.value.code == ExitCode.NETWORK
     assert "Downloading torch" in capsys.readouterr().out
     assert "error: dns error" in (tmp_path / "setup.log").read_text(encoding="utf-8")
 
@@ -186,7 +186,9 @@ def test_the_firewall_rule_is_taken_back_by_the_program_that_it_names() -> None:
     assert f"program={program}" in firewall.add_command(program) and f"program={program}" in firewall.remove_command(
         program
     )
-    assert shlex.split(rule(program)) == firewall.add_command(program)  # the one that the programs and the doctor name
+    assert shlex.split(rule_command(program)) == firewall.add_command(
+        program
+    )  # the one that the programs and the doctor name
 
 
 def _installation(folder: Path) -> Layout:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.swarms import Program
+from benchmarks.kit.swarm import Program
 from routing.security import JoinToken
 from tests.families import make_model
 

@@ -14,9 +14,11 @@ subset=(
     tests/backends/test_artifact_cache.py
     tests/routing
     tests/swarm/cli/test_cache.py
-    tests/swarm/cli/test_checks.py
+    tests/swarm/cli/doctor/test_checks.py
     tests/swarm/system/test_console.py
-    tests/swarm/cli/test_doctor.py
+    tests/swarm/system/test_firewall.py
+    tests/swarm/system/test_progress.py
+    tests/swarm/cli/doctor/test_command.py
     tests/swarm/models/test_fingerprint.py
     tests/swarm/models/test_resolve.py
     tests/swarm/system/test_pipes.py

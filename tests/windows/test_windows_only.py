@@ -17,8 +17,8 @@ from swarm.cli.doctor.probes import windows
 from swarm.errors import SwarmError
 from swarm.models import pypi, resolve
 from swarm.system import firewall
-from swarm.system.jobs import Job
-from swarm.system.process import stopping
+from swarm.system.jobs import JobObject
+from swarm.system.process import stop_signals
 from tests.windows.programs import ROOT
 from tests.windows.wine import windows_only, wine
 
@@ -26,8 +26,8 @@ pytestmark = windows_only
 
 PARENT = """
 import subprocess, sys
-from swarm.system.jobs import Job
-job = Job()
+from swarm.system.jobs import JobObject
+job = JobObject()
 child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
 print(child.pid, job.add(child.pid), flush=True)
 sys.stdin.read()
@@ -112,12 +112,12 @@ def test_a_child_that_is_gone_is_no_error() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     del child
-    assert Job().add(0x7FFFFFF0) is False
+    assert JobObject().add(0x7FFFFFF0) is False
 
 
 def test_ctrl_break_stops_a_program_in_order() -> None:
     if sys.platform == "win32":  # for mypy, which reads this elsewhere
-        with stopping() as stop:
+        with stop_signals() as stop:
             stop.abrupt = False
             signal.raise_signal(signal.SIGBREAK)
             assert stop.wait(60)
@@ -135,7 +135,7 @@ def test_a_model_that_is_in_use_is_not_replaced_and_named(tmp_path: Path, monkey
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
     with (tmp_path / "tiny" / "model.safetensors").open("rb"), pytest.raises(SwarmError, match="in use"):
-        pypi.move(tmp_path / "made", tmp_path / "tiny")
+        pypi.move_into_place(tmp_path / "made", tmp_path / "tiny")
 
 
 def test_a_model_is_found_in_any_capitals_and_named_as_on_disk(swarm_home: Path) -> None:
@@ -157,4 +157,4 @@ def test_the_system_tells_what_the_doctor_asks(tmp_path: Path) -> None:
     assert sddl is not None and "D:" in sddl
     keys.others_may_read(sddl)
     assert windows.access_list(tmp_path / "none") is None
-    assert Path(firewall.listener()).name.lower() == "python.exe"
+    assert Path(firewall.listening_program()).name.lower() == "python.exe"

@@ -1,8 +1,8 @@
 "use client";
 
 import type { ReactNode } from "react";
-import { signOut, type Account as Known } from "@/lib/accounts";
-import { Command } from "../Command";
+import { signOut, type Account as Known } from "@/lib/state/accounts";
+import { Command } from "@/components/ui/Command";
 
 /** What stands above a page of the accounts, and in place of the page where it cannot be shown. */
 export function Account(props: { account: Known; title: string; about: string; tools?: ReactNode; children: ReactNode }) {

@@ -2,12 +2,12 @@
 
 import { Plus } from "lucide-react";
 import { useState } from "react";
-import { readAccount, readKeys, revokeKey, useRead, type Account as Known, type Key } from "@/lib/accounts";
-import { count } from "@/lib/words";
-import { Dialog } from "../Dialog";
+import { readAccount, readKeys, revokeKey, useRead, type Account as Known, type Key } from "@/lib/state/accounts";
+import { count } from "@/lib/ui/format";
+import { Dialog } from "@/components/ui/Dialog";
 import { Account } from "./Account";
 import { MakeKey } from "./MakeKey";
-import "../console/console.css";
+import "@/components/console/console.css";
 import "./accounts.css";
 
 /** The API keys of whoever looks at the page; an owner sees everybody's. */

@@ -1,10 +1,10 @@
 "use client";
 
 import { useCallback, useState } from "react";
-import { makeKey, readMembers, SCOPES, useRead, type Account, type Scope } from "@/lib/accounts";
-import { useApp } from "@/lib/state";
-import { Command } from "../Command";
-import { Dialog } from "../Dialog";
+import { makeKey, readMembers, SCOPES, useRead, type Account, type Scope } from "@/lib/state/accounts";
+import { useApp } from "@/lib/state/app";
+import { Command } from "@/components/ui/Command";
+import { Dialog } from "@/components/ui/Dialog";
 
 const DAY = 86400;
 const LIVES = [

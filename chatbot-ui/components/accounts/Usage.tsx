@@ -1,11 +1,11 @@
 "use client";
 
 import { useCallback, useState } from "react";
-import { readAccount, readUsage, useRead, type Usage as Used } from "@/lib/accounts";
+import { readAccount, readUsage, useRead, type Usage as Used } from "@/lib/state/accounts";
 import { Account } from "./Account";
 import { Chart } from "./Chart";
 import { grouped, type Amount } from "./grouped";
-import "../console/console.css";
+import "@/components/console/console.css";
 import "./accounts.css";
 
 const SPANS = [7, 30, 90] as const;

@@ -1,9 +1,9 @@
 "use client";
 
 import { useState } from "react";
-import { invite, type Swarm } from "@/lib/swarm";
-import { Command } from "../Command";
-import { Dialog } from "../Dialog";
+import { invite, type Swarm } from "@/lib/state/swarm";
+import { Command } from "@/components/ui/Command";
+import { Dialog } from "@/components/ui/Dialog";
 
 const SYSTEMS = ["Windows", "Linux", "macOS"] as const;
 type System = (typeof SYSTEMS)[number];
@@ -19,11 +19,11 @@ const NO_TOKEN = "TOKEN";
 /** What to type on another machine so that it serves a part of a model. */
 export function AddMachine({ swarm, close }: { swarm: Swarm; close: () => void }) {
   const [system, setSystem] = useState<System>(guess);
-  const [model, setModel] = useState(swarm.models.resolve[0]?.name ?? "smollm2-135m");
+  const [model, setModel] = useState(swarm.models[0]?.name ?? "smollm2-135m");
   const [life, setLife] = useState(3600);
   const [token, setToken] = useState("");
   const [problem, setProblem] = useState("");
-  const fetchable = swarm.models.resolve.find((each) => each.name === model)?.fetchable ?? true;
+  const fetchable = swarm.models.find((each) => each.name === model)?.fetchable ?? true;
 
   const make = async () => {
     setProblem("");
@@ -84,9 +84,9 @@ export function AddMachine({ swarm, close }: { swarm: Swarm; close: () => void }
                 {each}
               </button>
             ))}
-            {swarm.models.resolve.length > 1 && (
+            {swarm.models.length > 1 && (
               <select aria-label="Model to serve" value={model} onChange={(event) => setModel(event.target.value)}>
-                {swarm.models.resolve.map((each) => (
+                {swarm.models.map((each) => (
                   <option key={each.name}>{each.name}</option>
                 ))}
               </select>

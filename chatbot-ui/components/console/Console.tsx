@@ -2,8 +2,8 @@
 
 import { Plus } from "lucide-react";
 import { useState } from "react";
-import { useSwarm } from "@/lib/swarm";
-import { count } from "@/lib/words";
+import { useSwarm } from "@/lib/state/swarm";
+import { count } from "@/lib/ui/format";
 import { AddMachine } from "./AddMachine";
 import { Events } from "./Events";
 import { ModelMap } from "./ModelMap";
@@ -29,7 +29,7 @@ export function Console() {
           <h2>Swarm</h2>
           <p className="quiet">
             {swarm
-              ? `${count(servers.length, "server")}, ${count(swarm.models.resolve.length, "model")}`
+              ? `${count(servers.length, "server")}, ${count(swarm.models.length, "model")}`
               : problem || "Connecting to the gateway."}
             {swarm && (
               <span className={connected ? "live" : "live off"}>{connected ? "live" : problem || "not connected"}</span>
@@ -40,7 +40,7 @@ export function Console() {
           <Plus aria-hidden /> Add a machine
         </button>
       </header>
-      {swarm && !swarm.models.resolve.length && !gone.length && (
+      {swarm && !swarm.models.length && !gone.length && (
         <section className="empty">
           <h3>No server is here yet</h3>
           <p className="quiet">

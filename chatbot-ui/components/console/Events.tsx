@@ -1,9 +1,9 @@
 "use client";
 
-import type { Happening } from "@/lib/swarm";
+import type { SwarmEvent } from "@/lib/state/swarm";
 
 /** What happened, the newest first. */
-export function Events({ happenings }: { happenings: Happening[] }) {
+export function Events({ happenings }: { happenings: SwarmEvent[] }) {
   return (
     <section className="events" aria-label="Events">
       <h3>Events</h3>

@@ -2,9 +2,9 @@
 
 import { CircleAlert, CircleCheck, Waypoints } from "lucide-react";
 import type { CSSProperties } from "react";
-import { colourOf } from "@/lib/colours";
-import { lanes, type Lost, type Server, type SwarmModel } from "@/lib/swarm";
-import { count, seconds, thousands } from "@/lib/words";
+import { colourOf } from "@/lib/ui/colours";
+import { lanes, type Lost, type Server, type SwarmModel } from "@/lib/state/swarm";
+import { count, seconds, thousands } from "@/lib/ui/format";
 
 interface Props {
   model: SwarmModel;

@@ -1,6 +1,6 @@
 "use client";
 
-import type { Place, Swarm } from "@/lib/swarm";
+import type { Place, Swarm } from "@/lib/state/swarm";
 
 /** Directories and routers: what holds the swarm together. */
 export function Places({ swarm }: { swarm: Swarm }) {

@@ -2,9 +2,9 @@
 
 import { X } from "lucide-react";
 import type { ReactNode } from "react";
-import { colourOf } from "@/lib/colours";
-import type { Server } from "@/lib/swarm";
-import { bytes, count, seconds, thousands } from "@/lib/words";
+import { colourOf } from "@/lib/ui/colours";
+import type { Server } from "@/lib/state/swarm";
+import { bytes, count, seconds, thousands } from "@/lib/ui/format";
 
 const STATES = { joining: "loading its blocks", ready: "ready", draining: "leaving" };
 

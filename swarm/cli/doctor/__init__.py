@@ -1,1 +1,1 @@
-"""The doctor: what may be wrong with this machine, and how to mend it."""
+"""The doctor: faults of this machine as a member of a swarm, and how to mend them."""

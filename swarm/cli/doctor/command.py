@@ -1,4 +1,4 @@
-"""`swarm doctor`: what is wrong with this machine as a member of a swarm, and how to mend it."""
+"""`swarm doctor`: the command that puts probes and checks together and shows the findings."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from backends import artifact_cache
 from routing.links import EXCLUDED
 from routing.security import Identity, JoinToken, SecurityError
 from swarm.cli.doctor.checks import accelerators, firewall, keys, machine, membership, ports
-from swarm.cli.doctor.checks.finding import Finding, Level
-from swarm.cli.doctor.probes import nvidia, standing, system, windows
+from swarm.cli.doctor.checks.finding import Finding, FindingLevel
+from swarm.cli.doctor.probes import directory, nvidia, system, windows
 from swarm.errors import SwarmError
 from swarm.system import home
-from swarm.system.firewall import listener
-from swarm.system.join import find
+from swarm.system.firewall import listening_program
+from swarm.system.join import find_join_token
 
 WINDOWS = sys.platform == "win32"
 USUAL_PORTS = (("swarm-directory", 7700, "--bind"), ("swarm-router", 7701, "--bind"), ("swarm-gateway", 8000, "--port"))
-MOST_KEYS = 8  # identities that are tried at a directory
-COLOURS: dict[Level, str] = {"ok": "green", "skipped": "dim", "warning": "yellow", "broken": "bold red"}
+MAX_IDENTITIES = 8  # identities that are tried at a directory
+COLOURS: dict[FindingLevel, str] = {"ok": "green", "skipped": "dim", "warning": "yellow", "broken": "bold red"}
 
 
-def examine(join: str | None, model: str | None, show: Callable[[str], None] = lambda area: None) -> Iterable[Finding]:
+def findings_of(
+    join: str | None, model: str | None, show: Callable[[str], None] = lambda area: None
+) -> Iterable[Finding]:
     """Everything that can be found out here, one area after the other.
 
     Args:
@@ -46,28 +48,30 @@ def examine(join: str | None, model: str | None, show: Callable[[str], None] = l
     yield machine.memory(memory.available, memory.total)
     yield machine.disk(str(home.home()), system.free_disk(home.home()), artifact_cache.size(home.home() / "spans"))
     yield machine.long_paths(windows.long_paths(), str(home.home()))
-    idle = system.tool("powercfg", "/query", "SCHEME_CURRENT", "SUB_SLEEP", "STANDBYIDLE") if WINDOWS else ""
-    yield machine.sleep(machine.parse_idle(idle))
+    idle = system.tool_output("powercfg", "/query", "SCHEME_CURRENT", "SUB_SLEEP", "STANDBYIDLE") if WINDOWS else ""
+    yield machine.sleep(machine.parse_sleep_timeouts(idle))
     yield machine.console(
         sys.stdout.encoding if sys.stdout else "utf-8", sys.stdout is not None and sys.stdout.isatty()
     )
     show("torch and the GPUs")
-    yield from _computing(model, memory.available)
+    yield from _accelerator_findings(model, memory.available)
     show("ports and firewall")
-    excluded = ports.parse_excluded(system.tool(*EXCLUDED.split())) if WINDOWS else []
+    excluded = ports.parse_excluded(system.tool_output(*EXCLUDED.split())) if WINDOWS else []
     for program, number, option in USUAL_PORTS:
-        state = system.port(number)
-        yield ports.port(program, number, option, state, system.owner(number) if state == "in use" else "", excluded)
-    yield firewall.firewall(windows.firewall_rules(), windows.firewall_on(), listener())
+        state = system.port_state(number)
+        yield ports.port(
+            program, number, option, state, system.port_owner(number) if state == "in use" else "", excluded
+        )
+    yield firewall.firewall(windows.firewall_rules(), windows.firewall_on(), listening_program())
     show("keys and directories")
-    yield from _keys()
-    yield from _membership(join)
+    yield from _key_findings()
+    yield from _membership_findings(join)
 
 
-def _computing(model: str | None, memory: int) -> Iterable[Finding]:
-    cards = nvidia.cards()
+def _accelerator_findings(model: str | None, memory: int) -> Iterable[Finding]:
+    cards = nvidia.nvidia_gpus()
     cards += [card for card in windows.display_adapters() if not (card.nvidia and cards)]
-    found, free = system.torch()
+    found, free = system.torch_install()
     yield from accelerators.cards(cards)
     yield accelerators.torch(found, cards, sys.executable, WINDOWS)
     if model is None:
@@ -76,12 +80,12 @@ def _computing(model: str | None, memory: int) -> Iterable[Finding]:
     if size is None:
         yield Finding("model", "skipped", f"{model} is not on this machine, so its size is not known")
     elif free is not None:
-        yield accelerators.room(model, *size, free, found.usable[0])
+        yield accelerators.model_fit(model, *size, free, found.usable[0])
     else:
-        yield accelerators.room(model, *size, memory, "the main memory")
+        yield accelerators.model_fit(model, *size, memory, "the main memory")
 
 
-def _keys() -> Iterable[Finding]:
+def _key_findings() -> Iterable[Finding]:
     readable: dict[str, bool | None] = {}
     damaged: dict[str, str] = {}
     for path in system.key_files():
@@ -100,9 +104,9 @@ def _keys() -> Iterable[Finding]:
     yield from keys.keys(readable, damaged, WINDOWS)
 
 
-def _membership(join: str | None) -> Iterable[Finding]:
+def _membership_findings(join: str | None) -> Iterable[Finding]:
     try:
-        token = JoinToken.parse(find(join))
+        token = JoinToken.parse(find_join_token(join))
     except SwarmError:
         yield Finding("directory", "skipped", "no join token: give one with --join, or in SWARM_JOIN")
         return
@@ -110,34 +114,36 @@ def _membership(join: str | None) -> Iterable[Finding]:
         yield Finding("directory", "broken", str(error), "copy the line after 'join:' where swarm-directory runs")
         return
     now = time.time()
-    sites = standing.ask(token, _identities())
+    sites = directory.ask_directories(token, _identities())
     for answers in sites:
         yield from membership.directory(answers, token.expiry(now))
     yield membership.clock([answer for answers in sites for answer in answers], token.expires, now)
 
 
 def _identities() -> dict[str, Identity]:
-    paths = sorted((home.home() / "identities").glob("*.key"))[:MOST_KEYS]
+    paths = sorted((home.home() / "identities").glob("*.key"))[:MAX_IDENTITIES]
     found = {}
     for path in paths:
         try:
             found[path.stem] = Identity.from_secret(path.read_bytes().strip())
         except (OSError, SecurityError):
-            continue  # said by `_keys`
+            continue  # said by `_key_findings`
     return found
 
 
-def as_json(findings: Sequence[Finding]) -> str:
+def findings_json(findings: Sequence[Finding]) -> str:
+    """The findings for programs, with facts about the machine."""
     about = {"platform": platform.platform(), "python": sys.version.split()[0], "home": str(home.home())}
     listed = [asdict(finding) for finding in findings]
-    return json.dumps({**about, "broken": is_broken(findings), "findings": listed}, indent=2)
+    return json.dumps({**about, "broken": any_broken(findings), "findings": listed}, indent=2)
 
 
-def is_broken(findings: Sequence[Finding]) -> bool:
+def any_broken(findings: Sequence[Finding]) -> bool:
+    """Whether a program cannot do its work on this machine."""
     return any(finding.level == "broken" for finding in findings)
 
 
-def draw(findings: Sequence[Finding]) -> Table:
+def findings_table(findings: Sequence[Finding]) -> Table:
     """For people: what was found, and below each trouble what to do."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -162,9 +168,11 @@ def doctor(model: str | None, join_token: str | None, as_json_: bool) -> None:
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     show = (lambda area: click.echo(f"looking at {area} ...", err=True)) if terminal else (lambda area: None)
-    findings = list(examine(join_token, model, show))
+    findings = list(findings_of(join_token, model, show))
     if as_json_:
-        click.echo(as_json(findings))
+        click.echo(findings_json(findings))
     else:
-        Console(width=None if sys.stdout.isatty() else 160, soft_wrap=not sys.stdout.isatty()).print(draw(findings))
-    raise SystemExit(1 if is_broken(findings) else 0)
+        Console(width=None if sys.stdout.isatty() else 160, soft_wrap=not sys.stdout.isatty()).print(
+            findings_table(findings)
+        )
+    raise SystemExit(1 if any_broken(findings) else 0)

@@ -19,7 +19,7 @@ from routing.planning.routes import missing
 from routing.security import short_id
 from routing.view import View
 from swarm import ServedModel
-from swarm.system.identities import seen_as
+from swarm.system.identities import display_name
 from tests.e2e.programs import Swarm
 from tests.families import make_model
 from tests.openai_api.engine import server
@@ -105,7 +105,7 @@ def test_the_console_follows_a_swarm_and_knows_who_computed_an_answer(swarm: Swa
         (found,) = content["models"]
         assert found["complete"] and [server["start"] for server in found["servers"]] == [0, 3]
         assert not any(server["relayed"] for server in found["servers"])
-        assert {server["name"] for server in found["servers"]} == {seen_as("server-1"), seen_as("server-2")}
+        assert {server["name"] for server in found["servers"]} == {display_name("server-1"), display_name("server-2")}
 
         body = {"model": "llama", "prompt": [5, 6, 7], "max_tokens": 4, "stream": True, "return_token_ids": True}
         lines = httpx.post(f"{url}/v1/completions", json=body, timeout=60).text.splitlines()

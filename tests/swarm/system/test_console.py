@@ -1,8 +1,7 @@
-"""Streams, the console's window, the firewall: where platforms differ most, each said the way it is there."""
+"""Streams and the console's window, which differ most between platforms."""
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -11,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from swarm.system import console, firewall
+from swarm.system import console
 
 ROOT = Path(__file__).parents[3]
-ECHO = "import sys; from swarm.system import console; console.tolerate(); print(sys.stdin.readline().strip(), {!a})"
+ECHO = """import sys
+from swarm.system import console
+console.make_streams_lenient()
+print(sys.stdin.readline().strip(), {!a})
+"""
 
 
 def echo(said: bytes, **environment: str) -> bytes:
@@ -42,12 +45,12 @@ def test_a_console_that_knows_few_characters_is_shown_question_marks() -> None:
 def test_a_program_without_streams_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)  # as pythonw.exe and services have it
-    console.tolerate()
+    console.make_streams_lenient()
 
 
 def test_a_closed_window_asks_to_stop_and_waits_for_the_end() -> None:
     asked, returned = threading.Event(), threading.Event()
-    closing = console.Closing(asked.set, grace=60)
+    closing = console.CloseHandler(asked.set, grace=60)
 
     def close() -> None:
         assert closing(2)
@@ -62,28 +65,5 @@ def test_a_closed_window_asks_to_stop_and_waits_for_the_end() -> None:
 
 
 def test_ctrl_c_and_ctrl_break_are_left_to_python() -> None:
-    closing = console.Closing(lambda: pytest.fail("it stopped"))
+    closing = console.CloseHandler(lambda: pytest.fail("it stopped"))
     assert not closing(0) and not closing(1)
-
-
-def test_the_firewall_rule_is_told_once_for_each_program_that_others_shall_reach(
-    swarm_home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    for host in ("127.0.0.1", "localhost", "::1"):
-        firewall.tell_once(host, windows=True)
-    firewall.tell_once("0.0.0.0", windows=False)
-    assert not caplog.messages and not swarm_home.exists()
-    firewall.tell_once("0.0.0.0", windows=True)
-    firewall.tell_once("192.168.1.7", windows=True)
-    (line,) = caplog.messages
-    assert firewall.rule(firewall.listener()) in line and "swarm doctor" in line
-
-
-def test_the_rule_names_the_executable_that_listens() -> None:
-    rule = firewall.rule(r"D:\Zoë Müller\python.exe")
-    assert rule == (
-        "netsh advfirewall firewall add rule name=layerswarm dir=in action=allow protocol=TCP profile=private,domain "
-        r'program="D:\Zoë Müller\python.exe"'
-    )
-    assert Path(firewall.listener()).samefile(sys.executable) or sys.prefix != sys.base_prefix

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import logging
 
-from swarm.system.logs import PrintableFilter, RateLimitedFilter, printable
+from swarm.system.logs import PrintableFormatter, RateLimitedFilter, printable
 
 
 def logger(clock: list[float], burst: int = 3) -> tuple[logging.Logger, io.StringIO]:
     text = io.StringIO()
     handler = logging.StreamHandler(text)
-    handler.setFormatter(PrintableFilter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     handler.addFilter(RateLimitedFilter(burst, 1.0, lambda: clock[0]))
     made = logging.Logger("test")
     made.addHandler(handler)

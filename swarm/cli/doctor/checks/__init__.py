@@ -1,4 +1,4 @@
-"""What can be wrong with a machine: pure functions from what was found out to a `Finding`.
+"""Checks: pure functions from what the probes found out about a machine to a `Finding`.
 
 `swarm.cli.doctor.probes` finds out, `swarm.cli.doctor.command` puts both together.
 """

@@ -1,4 +1,4 @@
-"""GPUs, and whether torch can use them."""
+"""Checks of GPUs, and of torch's use of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ REDISTRIBUTABLE = "https://aka.ms/vs/17/release/vc_redist.x64.exe"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """
+    """A graphics processor of this machine.
+
     Attributes:
         memory, free: bytes; None: not known.
         cuda: the newest CUDA that its driver serves; None: it is no NVIDIA card, or that is not known.
@@ -33,8 +34,8 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Torch:
-    """What `import torch` gives.
+class TorchInstall:
+    """The torch that is installed, as `import torch` shows it.
 
     Attributes:
         cuda, hip: what it was built for; empty: not for that.
@@ -55,7 +56,7 @@ def pip_line(python: str, version: str) -> str:
     return f'"{python}" -m pip install "torch=={plain}+{CUDA_INDEX}" --index-url {INDEX}{CUDA_INDEX}'
 
 
-def torch(found: Torch, gpus: Sequence[Gpu], python: str, windows: bool) -> Finding:
+def torch(found: TorchInstall, gpus: Sequence[Gpu], python: str, windows: bool) -> Finding:
     """Whether torch works, and on the GPUs that are here. `python`: the interpreter that torch is installed for."""
     nvidia = [gpu for gpu in gpus if gpu.nvidia]
     if found.error:
@@ -103,7 +104,7 @@ def _described(gpu: Gpu) -> str:
     return f"{gpu.name} ({', '.join(memory)})" if memory else gpu.name
 
 
-def room(model: str, weights: int, blocks: int, free: int, where: str) -> Finding:
+def model_fit(model: str, weights: int, blocks: int, free: int, where: str) -> Finding:
     """Whether a model fits: `weights` bytes in `blocks` blocks, `free` bytes on `where` (a GPU, or the main memory).
 
     An estimate: a tenth is taken for the KV cache and what else a server needs.

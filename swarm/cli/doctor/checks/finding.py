@@ -1,25 +1,26 @@
-"""What a check says."""
+"""Finding: the result of one check."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["ok", "skipped", "warning", "broken"]
+FindingLevel = Literal["ok", "skipped", "warning", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """
+    """One finding of the doctor.
+
     Attributes:
         subject: what was looked at, in a word or two.
-        level: `broken`: a program cannot do its work; `warning`: it can, but worse than need be, or not for everybody;
+        level: `broken`: a program cannot do its work; `warning`: it can, but worse than need be, or not for all users;
             `skipped`: it could not be looked at here.
         what: what was found.
         mend: what to do about it, with the exact command where there is one; empty where nothing is to be done.
     """
 
     subject: str
-    level: Level
+    level: FindingLevel
     what: str
     mend: str = ""

@@ -1,4 +1,4 @@
-"""Whether only their owner can read the keys under `SWARM_HOME`."""
+"""Check of the keys under `SWARM_HOME`: only their owner may read them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def _reads(rights: str) -> bool:
 
 
 def keys(readable: Mapping[str, bool | None], damaged: Mapping[str, str], windows: bool) -> list[Finding]:
-    """
+    """Findings about the key files: damaged ones, and those that other users can read.
+
     Args:
         readable: by file: whether others may read it; None: not known.
         damaged: by file: why it cannot be used.

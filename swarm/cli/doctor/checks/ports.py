@@ -1,4 +1,4 @@
-"""Whether the ports can be listened on that the programs take when nothing else is said."""
+"""Check of the ports that the programs listen on by default."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from typing import Literal, NamedTuple
 from routing.links import EXCLUDED
 from swarm.cli.doctor.checks.finding import Finding
 
-State = Literal["free", "in use", "forbidden"]
+PortState = Literal["free", "in use", "forbidden"]
 
 
-class Range(NamedTuple):
+class PortRange(NamedTuple):
     """TCP ports `start` to `end`, both included, that Windows keeps for something."""
 
     start: int
     end: int
 
 
-def parse_excluded(netsh: str) -> list[Range]:
+def parse_excluded(netsh: str) -> list[PortRange]:
     """From `netsh interface ipv4 show excludedportrange protocol=tcp`, in whichever language."""
     lines = re.findall(r"^\s*(\d{1,5})\s+(\d{1,5})\s*\*?\s*$", netsh, re.MULTILINE)
-    return [Range(int(start), int(end)) for start, end in lines]
+    return [PortRange(int(start), int(end)) for start, end in lines]
 
 
-def port(program: str, number: int, option: str, state: State, owner: str, excluded: Sequence[Range]) -> Finding:
-    """
+def port(
+    program: str, number: int, option: str, state: PortState, owner: str, excluded: Sequence[PortRange]
+) -> Finding:
+    """Whether a program can listen on its usual port.
+
     Args:
         option: with which the program takes another port.
         owner: what listens there; empty: not known.

@@ -1,11 +1,11 @@
-"""NVIDIA GPUs, asked through NVML, which comes with the driver."""
+"""Probe of NVIDIA GPUs, asked through NVML, which comes with the driver."""
 
 from __future__ import annotations
 
 from swarm.cli.doctor.checks.accelerators import Gpu
 
 
-def cards() -> list[Gpu]:
+def nvidia_gpus() -> list[Gpu]:
     """All of them; none where there is no driver."""
     try:
         import pynvml

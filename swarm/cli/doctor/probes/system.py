@@ -1,4 +1,4 @@
-"""The machine: tools, ports, key files, models."""
+"""Probes of the machine: tools, ports, key files, models."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from swarm.cli.doctor.checks.accelerators import Torch
-from swarm.cli.doctor.checks.ports import State
+from swarm.cli.doctor.checks.accelerators import TorchInstall
+from swarm.cli.doctor.checks.ports import PortState
 from swarm.models.catalogue import CATALOGUE
 from swarm.system import home
 
-PATIENCE = 20.0  # s for a tool of the system
-IMPORTING = 300.0  # s for torch, which a virus scanner may read whole when it is imported first
+TOOL_TIMEOUT = 20.0  # s for a tool of the system
+IMPORT_TIMEOUT = 300.0  # s for torch, which a virus scanner may read whole when it is imported first
 
 _TORCH = """
 import json, torch
@@ -33,18 +33,18 @@ print(json.dumps([torch.__version__, torch.version.cuda or "", torch.version.hip
 """
 
 
-def tool(*command: str) -> str:
+def tool_output(*command: str) -> str:
     """What a tool of the system prints; empty where it is not there or fails."""
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, errors="replace", timeout=PATIENCE, check=True
+            command, stdin=subprocess.DEVNULL, capture_output=True, errors="replace", timeout=TOOL_TIMEOUT, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout
 
 
-def torch() -> tuple[Torch, int | None]:
+def torch_install() -> tuple[TorchInstall, int | None]:
     """What this Python's torch can do, and bytes free on its first GPU. Asked in a process of its own, because a
     broken one can end the process that imports it.
     """
@@ -55,15 +55,15 @@ def torch() -> tuple[Torch, int | None]:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=IMPORTING,
+            timeout=IMPORT_TIMEOUT,
         )
         version, cuda, hip, usable, free = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return Torch(error=f"it was not imported within {IMPORTING:.0f} s"), None
+        return TorchInstall(error=f"it was not imported within {IMPORT_TIMEOUT:.0f} s"), None
     except (OSError, ValueError, IndexError):
         last = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
-        return Torch(error=last[0]), None
-    return Torch(version, cuda, hip, tuple(usable)), free
+        return TorchInstall(error=last[0]), None
+    return TorchInstall(version, cuda, hip, tuple(usable)), free
 
 
 def free_disk(path: Path) -> int:
@@ -71,7 +71,7 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(next(parent for parent in (path, *path.parents) if parent.exists())).free
 
 
-def port(number: int, host: str = "0.0.0.0") -> State:
+def port_state(number: int, host: str = "0.0.0.0") -> PortState:
     """Whether a program could listen there, by trying."""
     with socket.socket() as trial:
         if sys.platform == "win32":
@@ -85,7 +85,7 @@ def port(number: int, host: str = "0.0.0.0") -> State:
     return "free"
 
 
-def owner(number: int) -> str:
+def port_owner(number: int) -> str:
     """What listens on a port, for people: the swarm's command, or a program's name; empty: not known."""
     try:
         for each in psutil.net_connections("tcp"):

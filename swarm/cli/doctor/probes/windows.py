@@ -1,4 +1,4 @@
-"""What only Windows has: the registry, access lists, DXGI. Elsewhere everything here says None or nothing."""
+"""Probes of what only Windows has: the registry, access lists, DXGI. Elsewhere everything here says None or nothing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ if sys.platform == "win32":
             return None
 
     def long_paths() -> bool | None:
+        """Whether paths of more than 260 characters are enabled. None: this is not Windows."""
         return _value(r"SYSTEM\CurrentControlSet\Control\FileSystem", "LongPathsEnabled") == 1
 
     def firewall_rules() -> list[str] | None:
+        """The rules of the firewall as the registry holds them. None: this is not Windows."""
         rules = []
         try:
             with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _POLICY + r"\FirewallRules") as opened:
@@ -38,6 +40,7 @@ if sys.platform == "win32":
         return rules
 
     def firewall_on() -> bool:
+        """Whether the firewall is on for any kind of network."""
         return any(_value(rf"{_POLICY}\{profile}", "EnableFirewall") != 0 for profile in _PROFILES)
 
     def access_list(path: Path) -> str | None:

@@ -1,0 +1,1 @@
+"""`swarm chat`: a conversation with a model, in a terminal."""
