@@ -1,4 +1,4 @@
-"""What computes a span of blocks: one interface (`backends.stage`), several engines behind it."""
+"""Backends: engines that compute a span of blocks, behind one interface (`backends.stage`)."""
 
 from backends.stage import (
     Backend,

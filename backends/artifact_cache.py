@@ -2,7 +2,7 @@
 
 The folder of `Options.cache` has a folder for each model and backend, with one for each entry: what is of no use apart.
 An entry holds `entry.json`, which says of what it was made, when it was last opened by the file's time, and a lock of
-each object that has it open. Whoever opens or removes an entry holds the folder's gate for that moment.
+each object that has it open. A process that opens or removes an entry holds the folder's gate for that moment.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ArtifactLabel:
 
 
 class ArtifactEntry:
-    """A folder for files that are made of a model. While this object lives nobody removes what is in it.
+    """A folder for files that are made of a model. While this object lives no process removes what is in it.
 
     Args:
         cache: the folder of all entries; None: this one is temporary, and goes with this object.
@@ -77,7 +77,7 @@ class HeldArtifact:
         label: None where it was not finished.
         size: what it takes of the disk, in bytes.
         used: when it was last opened, in seconds since 1970.
-        open: whether somebody has it open now.
+        open: whether a process has it open now.
     """
 
     path: Path
@@ -102,7 +102,7 @@ def size(cache: Path) -> int:
 
 
 def remove(cache: Path, kept: HeldArtifact) -> bool:
-    """Remove an entry unless somebody has it open; whether it was removed.
+    """Remove an entry unless a process has it open; whether it was removed.
 
     Raises:
         OSError: a file cannot be deleted.
@@ -117,7 +117,7 @@ def remove(cache: Path, kept: HeldArtifact) -> bool:
 
 
 def _is_open(path: Path) -> bool:
-    """Whether somebody alive has the entry open; locks that the dead have left are removed."""
+    """Whether a live process has the entry open; locks that the dead have left are removed."""
     found = False
     for file in path.glob(f"*{_USE}"):
         lock = FileLock(file)

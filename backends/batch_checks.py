@@ -1,4 +1,4 @@
-"""Whether a stage can run a batch: the checks that do not depend on what computes it."""
+"""Batch checks: whether a stage can run a batch; the checks that do not depend on what computes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backends.stage import BackendError, Batch, ModelInfo, Row, Span
 
 
 class KVSession(Protocol):
-    """What a stage knows of a session: its tokens, and the blocks that it runs."""
+    """KV session: what a stage knows of a session; its tokens, and the blocks that it runs."""
 
     @property
     def length(self) -> int: ...

@@ -1,4 +1,4 @@
-"""What the system says of a disk."""
+"""Disk space: what the system says of a disk."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a model without reading its weights.
+    """Model info: what is known of a model without reading its weights.
 
     Attributes:
         architecture: the class that the configuration names, e.g. `LlamaForCausalLM`.
@@ -60,7 +60,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to load a span.
+    """Options of loading a span.
 
     Attributes:
         kv_dtype: what keys and values are kept as; `auto`: as the backend has them otherwise.
@@ -164,7 +164,7 @@ class Stage(Protocol):
 
 
 class Backend(Protocol):
-    """What an entry point of the group `swarm.backends` names: a module or an object with these functions."""
+    """Backend: what an entry point of the group `swarm.backends` names; a module or an object with these functions."""
 
     def missing(self) -> str | None:
         """What has to be installed first, and how; None: nothing. Quick: it imports no engine."""

@@ -59,8 +59,8 @@ from swarm.system.process import StopSignal, log_to_stderr, print_contract_line,
     type=click.Path(exists=True),
     metavar="FILE",
     show_default=False,
-    help="Of a directory: lets whoever uses the page make join tokens.  [default: the one on this machine, if any, "
-    "for owners of accounts, and for everybody where there is no key and no account]",
+    help="Of a directory: lets the page's users make join tokens.  [default: the one on this machine, if any, "
+    "for owners of accounts, and for all where there is no key and no account]",
 )
 @accounts_option
 @click.option(

@@ -79,7 +79,7 @@ def model_not_found(model: str, served: Sequence[str]) -> ApiError:
 
 
 def incomplete(model: str, missing: Sequence[tuple[int, int]]) -> ApiError:
-    """Nobody serves some of the model's blocks; said with the spans as `swarm-server --blocks` takes them."""
+    """No server holds some of the model's blocks; said with the spans as `swarm-server --blocks` takes them."""
     spans = ", ".join(f"{start}:{end}" for start, end in missing)
     message = (
         f"The model '{model}' is incomplete: no server of this swarm holds the blocks {spans}. Start one for them."

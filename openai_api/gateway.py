@@ -36,7 +36,8 @@ PREFETCH_PAUSE = 2.0  # s between two looks for new models
 
 
 class Gateway:
-    """
+    """Gateway: from a request of an API to what the swarm is asked for.
+
     Args:
         checks: how many parts of each answer other servers compute anew; embeddings are not checked.
         clock: seconds since the epoch.

@@ -1,11 +1,11 @@
-"""What is replaced in upstream itself, when it is imported: plain data."""
+"""Changes: what is replaced in upstream itself, when it is imported; plain data."""
 
 from __future__ import annotations
 
 from patches.patch import Lines, Patch
 
 _FORK = "upstream hands these over by fork, which Windows cannot"
-_OUTSIDE = "a swarm of one's own asks nobody outside of it"
+_OUTSIDE = "a swarm of one's own asks nothing outside of it"
 
 CHANGES = (
     Patch(

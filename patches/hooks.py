@@ -1,6 +1,7 @@
-"""How patches come into effect: modules that exist only here, and changes that are made when a module is imported.
+"""Hooks: how patches come into effect; modules that exist only here, and changes that are made when a module is
+imported.
 
-Nothing is imported before somebody asks for it, so that installing all patches costs nothing and needs no torch.
+Nothing is imported before it is asked for, so that installing all patches costs nothing and needs no torch.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Changes(MetaPathFinder):
         self._lent.setdefault(module, {})[name] = source
 
     def instead(self, module: str, source: str) -> None:
-        """`module` is never imported; whoever imports it gets what is in `source`."""
+        """`module` is never imported; an import of it gets what is in `source`."""
         self._require_unimported(module)
         self._instead[module] = source
 

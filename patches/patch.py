@@ -39,7 +39,8 @@ class Lines:
 
 @dataclass(frozen=True)
 class Patch:
-    """
+    """Patch of upstream.
+
     Attributes:
         changes: what is provided or replaced (`MODULE:NAME`, or a whole `MODULE`), and what takes its place.
         upstream: where upstream has or uses what is replaced.

@@ -1,1 +1,1 @@
-"""Who serves which blocks, and how messages reach them. ZeroMQ; knows no tensor library."""
+"""Routing: which server serves which blocks, and how messages reach it. ZeroMQ; knows no tensor library."""

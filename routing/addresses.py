@@ -1,4 +1,4 @@
-"""What others call this machine, and the addresses at which they reach a port of it."""
+"""Addresses: what others call this machine, and the addresses at which they reach a port of it."""
 
 from __future__ import annotations
 

@@ -96,7 +96,8 @@ class DirectoryClient:
         """Enrol if need be, and wait for the first view. To be called once.
 
         Raises:
-            DirectoryError: nobody answers, the token is refused, or somebody else answers. The client is closed then.
+            DirectoryError: no directory answers, the token is refused, or another peer answers. The client is closed
+            then.
         """
         self._context: Context = zmq.Context()
         waker: Socket = self._context.socket(zmq.PAIR)
@@ -157,7 +158,7 @@ class DirectoryClient:
 
     @property
     def banished(self) -> DirectoryError | None:
-        """What a directory said that has expelled this peer itself; nobody in the swarm deals with it any longer."""
+        """What a directory said that has expelled this peer itself; no peer deals with it any longer."""
         denied = [membership.denied for membership in list(self._memberships.values())]
         return next((error for error in denied if error is not None and error.code == "expelled"), None)
 
@@ -190,7 +191,7 @@ class DirectoryClient:
                 raise DirectoryError(f"the directory answered a placement with {type(other).__name__}: update it")
 
     def announce(self, server: Announced) -> None:
-        """Tell everybody of this server or router, and go on doing so until `withdraw`.
+        """Tell all peers of this server or router, and go on doing so until `withdraw`.
 
         Raises:
             DirectoryError: a directory says no, or none says anything. What was announced before stays.

@@ -26,7 +26,7 @@ class ServerLoad(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ServerInfo(msgspec.Struct, array_like=True, frozen=True):
-    """What the directory knows of a server.
+    """Server info: what the directory knows of a server.
 
     Attributes:
         addresses: `host:port` at which other peers reach it, the most local first; then those through a router.
@@ -70,7 +70,7 @@ class ServerInfo(msgspec.Struct, array_like=True, frozen=True):
 
 
 class RouterInfo(msgspec.Struct, array_like=True, frozen=True):
-    """What the directory knows of a router: `addresses` are `host:port`, the best first."""
+    """Router info: what the directory knows of a router; `addresses` are `host:port`, the best first."""
 
     key: Key
     name: Name
@@ -78,7 +78,7 @@ class RouterInfo(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True):
-    """A peer that has enrolled: only its key may connect to anybody in the swarm.
+    """A peer that has enrolled: only its key may connect to others in the swarm.
 
     Attributes:
         role: what it said it is: `server`, `client`, `gateway`.
@@ -109,7 +109,7 @@ class TokenRecord(msgspec.Struct, array_like=True, frozen=True):
         expires: None: never.
         uses: how many peers may enrol with it; 0: any number.
         revoked: when it was; None: it was not.
-        role: `directory`: whoever holds it may become a directory, which all others trust.
+        role: `directory`: its holder may become a directory, which all others trust.
     """
 
     key: Key
@@ -178,6 +178,8 @@ class Place(Message, frozen=True):
 
 
 class Placed(Message, frozen=True):
+    """Directory to server: the span that it shall serve."""
+
     request: Request
     start: Count
     end: Positive
@@ -254,7 +256,7 @@ class Change(Message, frozen=True):
     event: Event
 
 
-# --- directories among themselves, and whoever administers them --------------------------------------------------
+# --- directories among themselves, and their administrators --------------------------------------------------
 
 
 class Consult(Message, frozen=True):
@@ -298,7 +300,7 @@ class Issue(Message, frozen=True):
 
 
 class Revoke(Message, frozen=True):
-    """Administrator to directory: this join token enrols nobody any longer."""
+    """Administrator to directory: this join token enrols no peer any longer."""
 
     request: Request
     key: Key

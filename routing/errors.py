@@ -1,4 +1,4 @@
-"""What goes wrong with a directory, said for people."""
+"""Errors: what goes wrong with a directory, said for people."""
 
 from __future__ import annotations
 

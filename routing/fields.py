@@ -1,4 +1,4 @@
-"""What the fields of messages may hold. Every limit is enforced by the receiver."""
+"""Fields: what the fields of messages may hold. Every limit is enforced by the receiver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How often a peer may ask: a token bucket for each key (https://en.wikipedia.org/wiki/Token_bucket). No sockets."""
+"""Limits: how often a peer may ask; a token bucket for each key (https://en.wikipedia.org/wiki/Token_bucket). No
+sockets.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ MAX_KEYS = 20_000
 
 
 class RateLimit:
-    """Lets each key spend `rate` per second in the long run, and up to `burst` at once. Belongs to one thread.
+    """Rate limit: lets each key spend `rate` per second in the long run, and up to `burst` at once. Belongs to one
+    thread.
 
     Args:
         rate: what a key gains per second, above 0.

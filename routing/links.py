@@ -59,14 +59,16 @@ class Received(NamedTuple):
 
 
 class Connected(NamedTuple):
+    """Connection to a peer that is up now."""
+
     peer: str
 
 
 class Lost(NamedTuple):
     """The connection is gone or was not made; the dialer goes on trying until it hangs up.
 
-    `refused`: the other side does not know our key, or is not who we expect (`impostor`: whoever answers there does not
-    hold the peer's key); `unreachable`: nobody answered.
+    `refused`: the other side does not know our key, or is not who we expect (`impostor`: the peer that answers there
+    does not hold the peer's key); `unreachable`: no peer answered.
     """
 
     peer: str
@@ -97,7 +99,7 @@ def cannot_listen(bind: str, error: OSError | zmq.ZMQError) -> LinkError:
 
 
 def forbidden(windows: bool = sys.platform == "win32") -> str:
-    """Why the system lets nobody listen on a port that nobody uses, and what to do."""
+    """Why the system lets no process listen on a port that is not in use, and what to do."""
     if windows:
         return (
             "is kept by Windows or by another program (Hyper-V, WSL and Docker take whole ranges; this lists them: "
@@ -125,7 +127,7 @@ class Listener:
 
     Args:
         admits: whether a key that got in before still may speak. Nothing that another says is received, and its
-            connection ends. None: whoever got in may.
+            connection ends. None: all that got in may.
         on_noise: told of a peer that has sent what is no message.
 
     Raises:
@@ -243,7 +245,7 @@ class _Link:
     ) -> None:
         self.addresses = addresses
         self.up = False
-        self.refused = False  # by somebody who may not be the peer
+        self.refused = False  # by a host that may not be the peer
         self.denied = False  # by the peer itself
         self.redial_at: float | None = None
         self.resting = False  # libzmq waits before it tries again
@@ -273,7 +275,7 @@ class _Link:
 
     @property
     def joined(self) -> bool:
-        """Whether there was somebody at the other end: a router that finds nobody just hangs up."""
+        """Whether there was a peer at the other end: a router that finds none just hangs up."""
         return self._tunnel is None or self._tunnel.joined
 
     def _connect(self, address: str) -> None:
@@ -370,7 +372,7 @@ class Dialer:
         return peer in self._links
 
     def peers(self) -> set[str]:
-        """Everybody who was dialled and not hung up on."""
+        """All peers that were dialled and not hung up on."""
         return set(self._links)
 
     def dial(self, peer: str, addresses: tuple[str, ...]) -> None:

@@ -29,6 +29,6 @@ class Reply(Message, frozen=True):
 
 
 class Abandon(Message, frozen=True):
-    """Caller to callee: nobody waits for the result any longer."""
+    """Caller to callee: no caller waits for the result any longer."""
 
     request: Request

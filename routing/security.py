@@ -1,4 +1,4 @@
-"""Who may speak: identities, join tokens and the gate that lets only known keys in.
+"""Security: who may speak; identities, join tokens and the gate that lets only known keys in.
 
 Every connection is encrypted and authenticated by CurveZMQ (https://rfc.zeromq.org/spec/26/). A peer is its CURVE
 public key; a `ZapAuthenticator` answers ZAP (https://rfc.zeromq.org/spec/27/) for each handshake, so a peer whose key
@@ -88,7 +88,7 @@ class _TokenBody(msgspec.Struct, array_like=True, frozen=True):
 
 
 class DirectoryAddress(NamedTuple):
-    """A directory's public key, so that nobody can pretend to be it, and its addresses in the order to try them."""
+    """A directory's public key, so that no peer can pretend to be it, and its addresses in the order to try them."""
 
     key: str
     addresses: tuple[str, ...]
@@ -132,7 +132,7 @@ class JoinToken:
         return cls(body.addresses, body.directory, body.secret, body.expires, others)
 
     def expiry(self, date: float) -> str:
-        """What to tell somebody whose token is too old to enrol with; empty while it is good.
+        """The text for a person whose token is too old to enrol with; empty while it is good.
 
         A peer that has enrolled before needs the rest of the token only, so an old one is no reason to keep it out.
         """
@@ -144,7 +144,8 @@ class JoinToken:
 
 @dataclass(frozen=True)
 class AdminKey:
-    """What administers a directory: as a file beside its state, which only the owner can read, and never elsewhere.
+    """Admin key: what administers a directory; as a file beside its state, which only the owner can read, and never
+    elsewhere.
 
     Attributes:
         secret: a CURVE secret key; who connects with it may issue and revoke tokens and expel peers.
@@ -196,7 +197,7 @@ def _checksum(body: bytes) -> bytes:
 
 
 class ZapAuthenticator:
-    """Answers the ZAP requests of a context: a handshake succeeds if `admit(public key)` says so.
+    """Zap authenticator: answers the ZAP requests of a context; a handshake succeeds if `admit(public key)` says so.
 
     It runs in a thread of its own, so that peers get in while the caller computes. (pyzmq's ThreadAuthenticator runs
     asyncio's default loop, which cannot poll ZeroMQ sockets on Windows.)

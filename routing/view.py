@@ -1,4 +1,4 @@
-"""What every peer knows of the swarm: an immutable view, and how the directory's messages keep a copy of it.
+"""View: what every peer knows of the swarm; an immutable view, and how the directory's messages keep a copy of it.
 
 The feed follows the Clone pattern (https://zguide.zeromq.org/docs/chapter5/): the whole state, then numbered changes.
 It comes over the directory's one ROUTER, not over a PUB socket, so that a firewall needs one open port and the feed is

@@ -114,7 +114,7 @@ class Hop(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Sampling(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
-    """How the tail picks a token. The defaults are greedy; `swarm.sampling` says what each does."""
+    """Sampling: how the tail picks a token. The defaults are greedy; `swarm.sampling` says what each does."""
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
     top_k: Count = 0
@@ -131,7 +131,7 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
 
 
 class Generation(msgspec.Struct, array_like=True, frozen=True):
-    """What makes a hop the one that closes the ring.
+    """Generation: what makes a hop the one that closes the ring.
 
     Attributes:
         prompt_length: tokens of the sequence that the user gave; penalties on generated text start there.
@@ -284,10 +284,14 @@ class Close(Message, frozen=True):
 
 
 class Ping(Message, frozen=True):
+    """Peer to peer: answer with a `Pong`."""
+
     request: Request
 
 
 class Pong(Message, frozen=True):
+    """The answer to a `Ping`; from a server also unasked, to find out whether the client is there."""
+
     request: Request
 
 
@@ -299,11 +303,15 @@ class ListFiles(Message, frozen=True):
 
 
 class Files(Message, frozen=True):
+    """Server to client: sizes of the files that it can send, by name."""
+
     request: Request
     files: Annotated[dict[Name, Amount], Meta(max_length=64)]
 
 
 class ReadFile(Message, frozen=True):
+    """Client to server: send a part of this file."""
+
     request: Request
     model: Name
     name: Name
@@ -321,13 +329,13 @@ class FilePart(Message, frozen=True):
 
 
 class Register(Message, frozen=True):
-    """Peer to router: tell me, along this connection, of whoever wants to reach me. Repeated as long as it holds."""
+    """Peer to router: tell me, along this connection, of peers that want to reach me. Repeated as long as it holds."""
 
     request: Request
 
 
 class Caller(Message, frozen=True):
-    """Router to peer: somebody wants to reach you; the first connection that shows this ticket is joined to theirs."""
+    """Router to peer: a peer wants to reach you; the first connection that shows this ticket is joined to theirs."""
 
     ticket: Annotated[bytes, Meta(min_length=16, max_length=16)]
 

@@ -1,7 +1,7 @@
-"""Answers that must follow a grammar: which tokens may come next, computed at the tail.
+"""Grammar: answers that must follow a grammar; which tokens may come next, computed at the tail.
 
 A grammar is text in llguidance's form: Lark with JSON schemas and regular expressions inside, or its JSON. It comes
-from anybody in the swarm, so all that it can cost is bounded: its size by the protocol, the rest by the limits below.
+from any peer of the swarm, so all that it can cost is bounded: its size by the protocol, the rest by the limits below.
 Nothing but the grammar and the answer so far decides what is allowed, so any tail can go on with any answer.
 """
 
@@ -46,7 +46,7 @@ class ConstraintError(ValueError):
 
 
 class Constraint:
-    """Where one answer stands in its grammar."""
+    """Constraint: where one answer stands in its grammar."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: LLTokenizer) -> None:
         self._matcher = matcher

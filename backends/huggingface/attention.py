@@ -31,7 +31,7 @@ _windows: dict[Any, int | None] = {}
 
 
 class Visibility:
-    """Which token may see which: the family's rule, and its window where it is a plain sliding window.
+    """Visibility: which token may see which; the family's rule, and its window where it is a plain sliding window.
 
     `window` is 0 for all earlier tokens, w for the last w tokens including itself, None for any other rule.
     """

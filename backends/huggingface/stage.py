@@ -20,7 +20,7 @@ _NO_ROOM = "{} has no room for {} more tokens; end some sessions or shorten the 
 
 
 class TransformersStage:
-    """Runs a span; see `backends.stage.Stage`.
+    """Transformers stage: runs a span; see `backends.stage.Stage`.
 
     `batched` is False for families whose attention cannot be replaced or which keep a running state.
     """

@@ -1,4 +1,4 @@
-"""Which of llama.cpp's architectures can be cut into spans, and what to mind.
+"""Architectures: which of llama.cpp's architectures can be cut into spans, and what to mind.
 
 llama.cpp numbers the blocks of a file from 0, so a block whose work depends on its number must find it in the file
 after the cut. This was read out of llama.cpp's `src/models/*.cpp`; an architecture that is not listed was not looked
@@ -14,7 +14,8 @@ from backends.stage import BackendError
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """
+    """Architecture of llama.cpp, as far as it can be cut into spans.
+
     Attributes:
         marks: the graph marks the input of every block, so that it can be asked for without a callback.
         pattern: every so many blocks one attends to everything, the others to a window; a list in the file says so.
@@ -48,8 +49,8 @@ def architecture(name: str, blocks: int) -> Architecture:
     known = KNOWN.get(name)
     if known is None:
         raise BackendError(
-            f"this backend does not cut models of llama.cpp's architecture {name}, because nobody has looked at what "
-            f"their blocks do by their number; it knows {', '.join(KNOWN)}. Take --backend transformers"
+            f"this backend does not cut models of llama.cpp's architecture {name}, because what their blocks do by "
+            f"their number has not been studied; it knows {', '.join(KNOWN)}. Take --backend transformers"
         )
     if blocks in known.by_count:
         raise BackendError(

@@ -29,7 +29,7 @@ from backends.llamacpp.source import EMBEDDING, HEAD, NORM, MetadataValue, Sourc
 from backends.stage import Array, BackendError, Span
 
 FORMAT = 2  # of what is written here; another one is cut anew
-_NO_VOCABULARY = 32  # entries of an embedding that nobody uses
+_NO_VOCABULARY = 32  # entries of an embedding that are not used
 Progress = Callable[[int, int], None]
 
 
@@ -49,7 +49,7 @@ class SpanPiece:
 
 @dataclass(frozen=True)
 class CutPlan:
-    """What the file of a span holds: the holes come last."""
+    """Cut plan: what the file of a span holds; the holes come last."""
 
     metadata: dict[str, MetadataValue]
     pieces: list[SpanPiece]

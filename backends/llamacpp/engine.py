@@ -49,7 +49,8 @@ class LlamaModel:
 
 
 class LlamaEngine:
-    """
+    """Engine of llama.cpp for one sub-range of a span.
+
     Args:
         width: of hidden states.
         vocabulary: entries of the file's head.

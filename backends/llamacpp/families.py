@@ -35,7 +35,8 @@ def _float(value: float) -> MetadataValue:
 
 @dataclass(frozen=True)
 class GgufFamily:
-    """
+    """Family of models: what llama.cpp calls the parts of a Hugging Face model.
+
     Attributes:
         arch: of the `gguf` package.
         permuted: queries and keys are stored in the order of the other kind of RoPE.

@@ -1,4 +1,4 @@
-"""Which type each tensor of a span gets, and the way there.
+"""Precision: which type each tensor of a span gets, and the way there.
 
 `--quantize q4_0` and its like follow llama.cpp's own choice for models of that name (`src/llama-quant.cpp`): matrices
 of blocks in that type, the head one step finer, vectors in float32. The numbers are llama.cpp's as well

@@ -52,7 +52,8 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class WeightSource:
-    """
+    """Source of weights: a model, whatever it is stored as, in llama.cpp's terms.
+
     Attributes:
         path: the file or folder, for messages.
         files: what it was read from; they identify it in the cache.

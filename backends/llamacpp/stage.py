@@ -21,7 +21,7 @@ from backends.llamacpp.reader import read
 from backends.llamacpp.source import WeightSource
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
 
-KV_SHARE = 0.3  # of the free memory, for the KV cache where nobody says how large it is to be
+KV_SHARE = 0.3  # of the free memory, for the KV cache where no option says how large it is to be
 KV_LEAST, KV_MOST = 2048, 32_768  # tokens
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _KV = {"auto": "", "float32": "float32", "float16": "float16", "q8_0": "q8_0"}
@@ -114,7 +114,7 @@ class LlamaKVSession:
 
 
 class LlamaStage:
-    """Runs a span; see `backends.stage.Stage`.
+    """Llama stage: runs a span; see `backends.stage.Stage`.
 
     A sub-range runs the whole span's graph, with the hidden states put in and taken out in its midst by the callback.
     That wastes what lies outside, and needs no more memory than a KV cache of its own.

@@ -35,7 +35,7 @@ _WEIGHTS = {**_DTYPES, "int8": ir.DataType.INT8, "int4": ir.DataType.INT4}
 
 
 class Builder:
-    """Writes graphs for one model and device.
+    """Builder: writes graphs for one model and device.
 
     Args:
         precision: of the weights: `float32`, `float16`, `int8` or `int4`, the last two in blocks of 32 numbers.

@@ -1,5 +1,5 @@
-"""What ONNX Runtime can compute on here. CUDA, DirectML and TensorRT-RTX are written after their documentation: there
-was no GPU to run them on, so they are untested.
+"""Devices: what ONNX Runtime can compute on here. CUDA, DirectML and TensorRT-RTX are written after their
+documentation: there was no GPU to run them on, so they are untested.
 
 https://onnxruntime.ai/docs/execution-providers/ and, for providers that are packages of their own,
 https://onnxruntime.ai/docs/execution-providers/plugin-ep-libraries/usage.html
@@ -22,7 +22,8 @@ from backends.stage import BackendError
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """
+    """Device of ONNX Runtime, and the provider that computes there.
+
     Attributes:
         name: as `--device` names it, e.g. `cuda`.
         index: which one of several.

@@ -1,4 +1,4 @@
-"""What comes before the first block and after the last."""
+"""Edges: what comes before the first block and after the last."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class OnnxEmbedding:
 
 
 class FamilyEmbedding:
-    """What comes before blocks that are exported, as the family's own forward has it: positions and norms, too."""
+    """Family embedding: what comes before blocks that are exported, as the family's own forward has it; positions and
+    norms, too.
+    """
 
     def __init__(self, path: Path) -> None:
         folder, net, anatomy, plan = models.examine(path)

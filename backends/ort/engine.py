@@ -27,7 +27,8 @@ Piece = tuple[Slot, int]  # and the number of its new tokens
 
 
 class OrtEngine:
-    """
+    """Engine of ONNX Runtime for one sub-range of a span.
+
     Args:
         graph: of the blocks, joined.
         data: the folder of its tensors.

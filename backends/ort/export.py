@@ -39,7 +39,7 @@ for _name in ("onnxscript", "onnx_ir", "torch.onnx"):
 
 
 class Exporter:
-    """Writes graphs for one model; see `builder.Builder`."""
+    """Exporter: writes graphs for one model; see `builder.Builder`."""
 
     def __init__(self, net: Net, anatomy: Anatomy, precision: str) -> None:
         self.net, self.anatomy, self.precision = net, anatomy, precision

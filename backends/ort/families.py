@@ -20,7 +20,8 @@ _PLAIN = frozenset({"default"})
 
 @dataclass(frozen=True, slots=True)
 class OnnxFamily:
-    """
+    """Family of models, as the model builder knows it.
+
     Attributes:
         builder: the builder's class.
         ropes: kinds of rotary embeddings that it knows.

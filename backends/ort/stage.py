@@ -152,7 +152,7 @@ class OnnxKVSession:
 
 
 class OnnxStage:
-    """Runs a span; see `backends.stage.Stage`.
+    """Onnx stage: runs a span; see `backends.stage.Stage`.
 
     A sub-range is joined anew from the compiled blocks when it is first asked for, and then takes the memory of its
     blocks once more.

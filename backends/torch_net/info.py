@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are read."""
+"""Info: what is known of a model before its weights are read."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from backends.stage import BackendError
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """What the forward of a family does around its blocks.
+    """Anatomy: what the forward of a family does around its blocks.
 
     Attributes:
         path: attribute names from the whole model to the module that holds the blocks, e.g. `("model", "decoder")`.

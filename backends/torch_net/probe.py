@@ -26,7 +26,7 @@ _PLAIN = bool | int | float | str | None
 
 
 class StandIn(nn.Module):
-    """Takes the place of a module whose weights are not loaded; its result is never used, only its shape."""
+    """Stand in: takes the place of a module whose weights are not loaded; its result is never used, only its shape."""
 
     def __init__(self, module: nn.Module, width: int, dtype: torch.dtype, log: list[Any] | None = None, name: str = ""):
         super().__init__()
@@ -57,7 +57,7 @@ class StandIn(nn.Module):
 
 
 class CallRecorder:
-    """Takes the place of a block: notes what it is given and returns fresh random hidden states."""
+    """Call recorder: takes the place of a block; notes what it is given and returns fresh random hidden states."""
 
     def __init__(self, block: nn.Module, index: int, log: list[Any], returns: int) -> None:
         self._block, self._index, self._log, self._returns = block, index, log, returns

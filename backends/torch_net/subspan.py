@@ -67,7 +67,7 @@ class _Exit:
 
 
 class SubspanView:
-    """Runs the blocks of `span`.
+    """Subspan view: runs the blocks of `span`.
 
     With `tail`, what comes after the last block runs as well; without `head`, what comes before the first does not
     count. An empty span at either end is what comes before or after all blocks.

@@ -1,4 +1,4 @@
-"""What upstream leaves to its clients: from token ids to the first block, and from the last block to logits."""
+"""Edges: what upstream leaves to its clients; from token ids to the first block, and from the last block to logits."""
 
 from __future__ import annotations
 

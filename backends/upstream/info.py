@@ -32,7 +32,8 @@ _ARCHITECTURES = {"llama": "LlamaForCausalLM", "bloom": "BloomForCausalLM", "fal
 
 @dataclass(frozen=True)
 class PetalsModel:
-    """
+    """Model folder in upstream's terms.
+
     Attributes:
         config: upstream's, with the prefix under which this folder stores its blocks.
         blocks: the names of each block's tensors.

@@ -113,7 +113,7 @@ def _backend(
 
 
 class PetalsStage:
-    """Runs a span; see `backends.stage.Stage`. One session at a time, as upstream does."""
+    """Petals stage: runs a span; see `backends.stage.Stage`. One session at a time, as upstream does."""
 
     batched = False
     precision, kv_tokens = "", 0

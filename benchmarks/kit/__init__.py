@@ -1,1 +1,1 @@
-"""What several benchmarks share: swarms of real processes, engines to compare, traffic, tables and pictures."""
+"""Benchmark kit: swarms of real processes, engines to compare, traffic, tables and pictures."""

@@ -1,4 +1,4 @@
-"""Lets people in by their keys, holds them to their limits, and counts what they use."""
+"""Access: lets people in by their keys, holds them to their limits, and counts what they use."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Known(NamedTuple):
 
 
 class Accounts:
-    """Belongs to one event loop; the database is asked in threads of its own.
+    """Accounts of one event loop; the database is asked in threads of its own.
 
     Args:
         clock: seconds since the epoch.
@@ -112,7 +112,7 @@ class Accounts:
         return key
 
     async def by_visit(self, token: str) -> Principal | None:
-        """Who has signed in with this browser; None: nobody, or not any longer."""
+        """Who has signed in with this browser; None: no person, or not any longer."""
         try:
             person = await self.do(self.store.visitor, token, self.clock())
         except AccountsError as error:

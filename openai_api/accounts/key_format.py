@@ -1,4 +1,4 @@
-"""What an API key looks like: `sk-swarm-ID-SECRET`. Pure, but for the drawing of new ones.
+"""Key format: what an API key looks like; `sk-swarm-ID-SECRET`. Pure, but for the drawing of new ones.
 
 The id finds the key and may be shown; the secret proves it. Only SHA-256 of the secret is stored. A slow hash, as
 passwords need, would gain nothing: the secret is 200 random bits, not a word that can be guessed, and every request

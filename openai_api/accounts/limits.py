@@ -1,4 +1,4 @@
-"""How much a key may do: pure decisions. Times are seconds since the epoch; days are those of UTC."""
+"""Limits: how much a key may do; pure decisions. Times are seconds since the epoch; days are those of UTC."""
 
 from __future__ import annotations
 

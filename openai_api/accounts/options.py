@@ -25,7 +25,7 @@ accounts_option = click.option(
 
 @dataclass(frozen=True)
 class OpenIdOptions:
-    """What the options below say, by their names; `openid` None: nobody signs in."""
+    """Open id options: what the options below say, by their names; `openid` None; there is no sign-in."""
 
     openid: str | None = None
     openid_client_id: str | None = None

@@ -75,10 +75,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Principal:
-    """Who makes a request.
+    """Principal: the caller of a request.
 
     Attributes:
-        person: None: whoever sits at this machine, or holds the gateway's own key.
+        person: None: the person at this machine, or the holder of the gateway's own key.
         key: what the request came with; None: something else.
         invites: whether the caller may make join tokens.
     """
@@ -97,6 +97,6 @@ class Principal:
 
 
 def of_person(person: Person, key: Key | None = None) -> Principal:
-    """Somebody with an account, by a key or signed in."""
+    """Principal of a person with an account, by a key or signed in."""
     scopes = EVERYTHING if key is None else key.scopes
     return Principal(person, key, scopes, invites=person.role == "owner" and "admin" in scopes)

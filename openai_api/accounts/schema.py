@@ -18,6 +18,8 @@ _NAMING = {
 
 
 class Base(DeclarativeBase):
+    """Base of all tables."""
+
     metadata = MetaData(naming_convention=_NAMING)
 
 
@@ -57,7 +59,7 @@ class KeyRow(Base):
 
 
 class VisitRow(Base):
-    """A browser in which somebody has signed in. `digest`: SHA-256 of what its cookie holds."""
+    """Browser that has signed in. `digest`: SHA-256 of what its cookie holds."""
 
     __tablename__ = "visits"
 
@@ -68,7 +70,9 @@ class VisitRow(Base):
 
 
 class UsageRow(Base):
-    """What was asked for. No foreign keys: what was used stays when people go. Person 0, key '': without an account."""
+    """Usage row: what was asked for. No foreign keys: what was used stays when people go. Person 0, key '': without an
+    account.
+    """
 
     __tablename__ = "usage"
 
@@ -82,7 +86,7 @@ class UsageRow(Base):
 
 
 class ServedRow(Base):
-    """What a server computed. `work`: tokens times blocks; `server`: its public key."""
+    """Served row: what a server computed. `work`: tokens times blocks; `server`: its public key."""
 
     __tablename__ = "served"
 

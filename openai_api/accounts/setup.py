@@ -1,4 +1,4 @@
-"""Which accounts a gateway uses, and whom it lets sign in."""
+"""Setup: which accounts a gateway uses, and whom it lets sign in."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
 def accounts_of(given: str | None, signing_in: OpenIdOptions) -> Accounts | None:
-    """None: there are none. Without a URL there are some once anybody was given one, or where people sign in.
+    """None: there are none. Without a URL there are some once a person was given one, or where people sign in.
 
     Raises:
-        SwarmError: they cannot be opened. A gateway that went on without them would let everybody in.
+        SwarmError: they cannot be opened. A gateway that went on without them would let all callers in.
     """
     wanted = signing_in.openid is not None
     if given == NONE:
@@ -55,7 +55,7 @@ def sign_in_of(wanted: Provider | None, accounts: Accounts | None, url: str) -> 
 
 
 def can_get_in(accounts: Accounts | None, signing_in: OpenIdOptions) -> bool:
-    """Whether anybody has a key that is good, or can sign in."""
+    """Whether a person has a key that is good, or can sign in."""
     if accounts is None:
         return False
     now, keys = time.time(), accounts.store.keys()

@@ -1,6 +1,6 @@
 """Signing in with an OpenID provider: the authorization code flow with PKCE, by Authlib.
 
-The provider says who somebody is; who may come in is decided here. What a sign-in needs while it is under way is in a
+The provider says who a person is; who may come in is decided here. What a sign-in needs while it is under way is in a
 signed cookie for ten minutes, and lost when the gateway ends. Afterwards the browser has another cookie, whose random
 content leads to a row in the database: taking the row away ends the visit. Neither can be read by scripts.
 """
@@ -36,12 +36,13 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 
 
 class SignInRefused(Exception):
-    """Somebody may not come in; the text is for them."""
+    """Sign-in that is refused; the text is for the person."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """
+    """OpenID provider by which members sign in.
+
     Attributes:
         issuer: the URL by which the provider calls itself.
         owners: e-mail addresses of people who become owners when they sign in.
@@ -60,9 +61,10 @@ class Provider:
 
 
 class SignIn:
-    """
+    """Sign-in of members by an OpenID provider.
+
     Args:
-        url: where browsers find the gateway. Not taken from requests, because anybody can write anything there.
+        url: where browsers find the gateway. Not taken from requests, because a caller can write anything there.
 
     Raises:
         SwarmError: Authlib is not installed, or `url` is none.

@@ -25,6 +25,8 @@ Row = dict[str, Any]
 
 
 class Store:
+    """Store of accounts: people, keys, visits and usage, in a database."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writing = writing(engine)
@@ -43,7 +45,7 @@ class Store:
             yield session
 
     def in_use(self) -> bool:
-        """Whether anybody was ever given an account here."""
+        """Whether a person was ever given an account here."""
         with self._reads() as session:
             return session.scalar(select(PersonRow.id).limit(1)) is not None
 
@@ -62,18 +64,18 @@ class Store:
             return _person(row) if row else None
 
     def add_person(self, name: str, role: Role, now: float, email: str | None = None) -> Person:
-        """Raises: SwarmError: the name or the address is somebody's already."""
+        """Raises: SwarmError: the name or the address is taken."""
         with self._writes() as session:
             for each in filter(None, (name, email)):
                 if _find(session, each, removed=True):
-                    raise SwarmError(f"there is, or was, somebody called {each!r} already: choose another name")
+                    raise SwarmError(f"there is, or was, a member called {each!r} already: choose another name")
             row = PersonRow(name=name, email=email, role=role, created=now)
             session.add(row)
             session.flush()
             return _person(row)
 
     def set_role(self, person: int, role: Role) -> None:
-        """Raises: SwarmError: nobody would be owner any longer."""
+        """Raises: SwarmError: there would be no owner any longer."""
         with self._writes() as session:
             if role != "owner":
                 _require_other_owner(session, person)
@@ -139,7 +141,7 @@ class Store:
     # --- signing in --------------------------------------------------------------------------------------------------
 
     def sign_in(self, subject: str, email: str, name: str, now: float, owner: bool, admitted: bool) -> Person | None:
-        """Who the provider says it is; somebody new where `admitted`. None: nobody who may come in.
+        """The member that the provider names; a new one where `admitted`. None: a person who may not come in.
 
         Args:
             subject: what the provider calls the person for ever.
@@ -260,7 +262,7 @@ def _find(session: Session, wanted: str, removed: bool = False) -> PersonRow | N
 def _require_other_owner(session: Session, person: int) -> None:
     owners = set(session.scalars(select(PersonRow.id).where(PersonRow.role == "owner", PersonRow.removed.is_(None))))
     if owners == {person}:
-        raise SwarmError("this is the last owner: make somebody else one first")
+        raise SwarmError("this is the last owner: make another member one first")
 
 
 def _person(row: PersonRow) -> Person:

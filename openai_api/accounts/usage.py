@@ -1,4 +1,4 @@
-"""What was used, by whom and of which server: counted in memory, added up by day. No I/O."""
+"""Usage: what was used, by whom and of which server; counted in memory, added up by day. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from routing import wire
 
 
 class Asked(NamedTuple):
-    """Whose use it is. Person 0, key '': without an account."""
+    """Asked: whose use it is. Person 0, key '': without an account."""
 
     day: str
     person: int
@@ -19,7 +19,7 @@ class Asked(NamedTuple):
 
 
 class Served(NamedTuple):
-    """Whose work it is; `server`: a public key."""
+    """Served: whose work it is; `server`; a public key."""
 
     day: str
     server: str
@@ -28,7 +28,8 @@ class Served(NamedTuple):
 
 @dataclass
 class Tally:
-    """
+    """Tally of use, in memory, until it is written down.
+
     Attributes:
         used: requests, tokens of prompts, generated tokens.
         served: tokens times blocks.
@@ -74,7 +75,7 @@ class Tally:
 
 @dataclass
 class WorkRecord:
-    """What the swarm has computed for one request.
+    """Work record: what the swarm has computed for one request.
 
     Attributes:
         generated: tokens, those that end an answer included.
@@ -105,7 +106,7 @@ class Share:
     A token at position p tells that every hop of the route has computed the p tokens before it. A hop that came with a
     change of the route had none of them in its cache, so it has computed them all; a hop that stayed only what is new
     since the last token. What a hop computed of which no token came (because it or another was lost just then) cannot
-    be known, and counts for nobody.
+    be known, and counts for no server.
     """
 
     def __init__(self, work: WorkRecord) -> None:

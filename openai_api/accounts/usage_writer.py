@@ -1,4 +1,4 @@
-"""Writes usage down: a little later and many at a time, so that no answer waits for it."""
+"""Usage writer: writes usage down; a little later and many at a time, so that no answer waits for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST = 60.0  # s between two attempts while the database fails
 
 
 class UsageWriter:
-    """Belongs to one event loop.
+    """Usage writer of one event loop.
 
     What cannot be written (the disk is full, the database is locked or away) is kept in memory, added up by day, and
     written when it can be. It takes a few rows however long that is.
@@ -38,7 +38,7 @@ class UsageWriter:
 
     async def flush(self) -> bool:
         """Write what waits; whether that went well. A failure is told once."""
-        # To the end, also for a caller who leaves: nobody can call a thread back that may have written already.
+        # To the end, also for a caller who leaves: no caller can call a thread back that may have written already.
         return await asyncio.shield(self._flush())
 
     async def _flush(self) -> bool:

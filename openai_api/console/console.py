@@ -36,7 +36,7 @@ LONGEST_INVITATION = 7 * 86400.0  # s
 
 
 class ConsoleSource(Protocol):
-    """What the console needs of the swarm; `swarm.AsyncSwarmClient` offers it."""
+    """Console source: what the console needs of the swarm; `swarm.AsyncSwarmClient` offers it."""
 
     @property
     def view(self) -> View: ...
@@ -47,7 +47,7 @@ class ConsoleSource(Protocol):
 
 
 class Console:
-    """Belongs to one event loop.
+    """Console of one event loop.
 
     Args:
         key: makes join tokens; None: they cannot be made here.
@@ -186,7 +186,7 @@ class Console:
 
 
 def seen_by(state: Json, invites: bool) -> Json:
-    """The swarm as it is shown to somebody who may make join tokens, or may not."""
+    """The swarm as it is shown to a caller who may make join tokens, or may not."""
     return state if invites else {**state, "can_invite": False}
 
 

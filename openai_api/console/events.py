@@ -1,4 +1,4 @@
-"""What has happened in a swarm between two looks at it, in words for people. Pure."""
+"""Events: what has happened in a swarm between two looks at it, in words for people. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Severity = Literal["good", "plain", "bad"]
 
 @dataclass(frozen=True)
 class SwarmEvent:
-    """
+    """Event in a swarm, in words for people.
+
     Attributes:
         kind: for programs: joined, ready, draining, moved, restarted, left, gap, complete, router, router-left,
             directory.

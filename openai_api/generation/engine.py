@@ -1,4 +1,4 @@
-"""What the gateway needs of the swarm; `swarm.AsyncSwarmClient` offers it."""
+"""Engine: what the gateway needs of the swarm; `swarm.AsyncSwarmClient` offers it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ QUIET = 15.0
 
 @dataclass(frozen=True, slots=True)
 class ChoicePlan:
-    """What the swarm is asked to do for one choice.
+    """Choice plan: what the swarm is asked to do for one choice.
 
     Attributes:
         echo: the prompt's text where the choice begins with it; None where it does not.
@@ -70,7 +70,7 @@ class ToolOptions:
 
 
 class StreamWriter(Protocol):
-    """Writes the events of one answer."""
+    """Stream writer: writes the events of one answer."""
 
     def piece(self, index: int, piece: ChoicePiece) -> Iterator[bytes]:
         """What comes with the next piece of a choice."""
@@ -82,7 +82,7 @@ class StreamWriter(Protocol):
 
 
 class AnswerFormat(Protocol):
-    """How an API writes an answer down."""
+    """Answer format: how an API writes an answer down."""
 
     def body(self, answer: Answer, pieces: Sequence[ChoicePiece], used: int) -> Json:
         """An answer that is not streamed: one piece for each choice."""
@@ -97,7 +97,8 @@ class AnswerFormat(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """
+    """Answer while it is made.
+
     Attributes:
         model: the model's name in the swarm.
         created: seconds since the epoch.

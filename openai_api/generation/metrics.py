@@ -1,4 +1,4 @@
-"""What `/metrics` shows, for Prometheus."""
+"""Metrics: what `/metrics` shows, for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEXT_TOKEN = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5,
 
 
 class _Servers(Collector):
-    """The servers of the swarm, counted when somebody looks."""
+    """The servers of the swarm, counted when they are asked for."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopScanner:
-    """Lets text through up to the first stop string, and never a part of one.
+    """Stop scanner: lets text through up to the first stop string, and never a part of one.
 
     The first stop string is the one that is complete first; of two that are complete at the same character, the one
     that begins earlier. So the cut does not depend on how the text is divided into pieces. What may still become a stop

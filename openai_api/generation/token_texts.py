@@ -1,4 +1,4 @@
-"""How single tokens are written in log-probabilities."""
+"""Token texts: how single tokens are written in log-probabilities."""
 
 from __future__ import annotations
 

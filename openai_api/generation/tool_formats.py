@@ -1,4 +1,4 @@
-"""How families of models are told of functions, and how they call them. No I/O.
+"""Tool formats: how families of models are told of functions, and how they call them. No I/O.
 
 The family is found by what the model's own chat template contains. A model whose template knows no functions gets them
 in the system message, in the words that Hermes, Qwen and SmolLM2 were trained on.
@@ -33,7 +33,8 @@ For each function call return a JSON object with function name and arguments wit
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """
+    """Tool format of a family of models: how it is told of functions, and how it calls them.
+
     Attributes:
         native: the model's template knows functions.
         arguments: what the arguments of a call are called.

@@ -30,7 +30,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True)
 class CallSyntax:
-    """How a family of models writes calls: `opening`, objects between `separators`, `closing`.
+    """Call syntax: how a family of models writes calls; `opening`, objects between `separators`, `closing`.
 
     Attributes:
         opening: empty: an answer that begins with an object consists of calls.

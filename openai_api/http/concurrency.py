@@ -1,4 +1,4 @@
-"""How many requests are answered at the same time, and how many may wait for their turn."""
+"""Concurrency: how many requests are answered at the same time, and how many may wait for their turn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMORY = 0.9  # of what was known of durations before
 
 
 class RequestQueue:
-    """Belongs to one event loop.
+    """Request queue of one event loop.
 
     Args:
         at_once: requests that are answered at the same time.

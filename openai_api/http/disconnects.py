@@ -52,7 +52,8 @@ async def _left(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Sends events until they end. An error after the first event becomes the last one, and no `[DONE]` follows.
+    """Event stream: sends events until they end. An error after the first event becomes the last one, and no `[DONE]`
+    follows.
 
     Args:
         failure: the event that tells of an error.

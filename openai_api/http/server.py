@@ -1,4 +1,4 @@
-"""Serves the gateway over HTTP until the program is told to stop."""
+"""Server: serves the gateway over HTTP until the program is told to stop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def url_of(host: str, listener: socket.socket) -> str:
 
 
 class HttpServer(uvicorn.Server):
-    """
+    """HTTP server of the gateway.
+
     Args:
         over: tells whether the server should end.
         closing: set in the server's event loop then, so that open answers end.

@@ -27,12 +27,16 @@ MAX_TOOLS = 128
 
 
 class TextPart(StrictModel):
+    """Text part in the body of a chat completion."""
+
     type: Literal["text"]
     text: Text
     prompt_cache_breakpoint: JsonObject | None = None  # a hint that changes no answer
 
 
 class Function(StrictModel):
+    """Function in the body of a chat completion."""
+
     name: Annotated[str, Field(pattern=NAME)]
     description: Text | None = None
     parameters: JsonObject | None = None
@@ -44,6 +48,8 @@ class Function(StrictModel):
 
 
 class Tool(StrictModel):
+    """Tool in the body of a chat completion."""
+
     type: Literal["function"]
     function: Function
 
@@ -54,21 +60,29 @@ class Tool(StrictModel):
 
 
 class FunctionName(StrictModel):
+    """Function name in the body of a chat completion."""
+
     name: Text
 
 
 class NamedTool(StrictModel):
+    """Named tool in the body of a chat completion."""
+
     type: Literal["function"]
     function: FunctionName
 
 
 class CalledFunction(StrictModel):
+    """Called function in the body of a chat completion."""
+
     name: Text
     arguments: Text
     parsed_arguments: Any = None  # what OpenAI's SDK has made of them; it sends it back with the rest
 
 
 class ToolCall(StrictModel):
+    """Tool call in the body of a chat completion."""
+
     id: Annotated[Text, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -84,6 +98,8 @@ class ToolCall(StrictModel):
 
 
 class ChatMessage(StrictModel):
+    """Chat message in the body of a chat completion."""
+
     refused: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "annotations": ([],),
         "audio": (),
@@ -126,6 +142,8 @@ class ChatMessage(StrictModel):
 
 
 class ChatRequest(GenerationRequest):
+    """Body of `POST /v1/chat/completions`."""
+
     refused: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "audio": (),
         "function_call": ("none",),

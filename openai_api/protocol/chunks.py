@@ -1,5 +1,5 @@
-"""How OpenAI's chat completions and completions are written: `choices` in one object, or in a stream of chunks, which
-are events `data: {chunk}`, the last one `data: [DONE]`. Everything here is pure.
+"""Chunks: how OpenAI's chat completions and completions are written; `choices` in one object, or in a stream of chunks,
+which are events `data: {chunk}`, the last one `data: [DONE]`. Everything here is pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class ChoiceFormat(Protocol):
-    """How completions, or chat completions, write things down. Every method gives an item of `choices`."""
+    """Choice format: how completions, or chat completions, are written. Every method gives an item of `choices`."""
 
     @property
     def whole_object(self) -> str:

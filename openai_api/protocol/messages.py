@@ -30,6 +30,8 @@ class CacheControl(StrictModel):
 
 
 class TextBlock(StrictModel):
+    """Text block in the body of Anthropic's messages."""
+
     refused: ClassVar[Refused] = {"citations": ([],)}
 
     type: Literal["text"]
@@ -62,6 +64,8 @@ class Block(StrictModel):
 
 
 class InputMessage(StrictModel):
+    """Input message in the body of Anthropic's messages."""
+
     role: Literal["user", "assistant"]
     content: Text | list[Block]
 
@@ -86,6 +90,8 @@ class InputMessage(StrictModel):
 
 
 class MessageTool(StrictModel):
+    """Message tool in the body of Anthropic's messages."""
+
     refused: ClassVar[Refused] = {"defer_loading": (False,), "allowed_callers": (["direct"],), "input_examples": ([],)}
 
     type: Literal["custom"] | None = None
@@ -98,6 +104,8 @@ class MessageTool(StrictModel):
 
 
 class MessageToolChoice(StrictModel):
+    """Message tool choice in the body of Anthropic's messages."""
+
     type: Literal["auto", "any", "tool", "none"]
     name: Text | None = None
     disable_parallel_tool_use: bool | None = None
@@ -110,22 +118,28 @@ class MessageToolChoice(StrictModel):
 
 
 class MessageMetadata(StrictModel):
+    """Message metadata in the body of Anthropic's messages."""
+
     user_id: str | None = None
 
 
 class OutputFormat(StrictModel):
+    """Output format in the body of Anthropic's messages."""
+
     type: Literal["json_schema"]
     schema_: Annotated[JsonObject, Field(alias="schema")]
 
 
 class OutputConfig(StrictModel):
+    """Output config in the body of Anthropic's messages."""
+
     refused: ClassVar[Refused] = {"effort": (), "task_budget": ()}
 
     format: OutputFormat | None = None
 
 
 class MessagesBody(StrictModel):
-    """What both requests have in common."""
+    """Body that both requests of Anthropic's messages share."""
 
     refused: ClassVar[Refused] = {
         "container": (),
@@ -179,10 +193,12 @@ class MessagesBody(StrictModel):
 
 
 class CountRequest(MessagesBody):
-    pass
+    """Body of `POST /v1/messages/count_tokens`."""
 
 
 class MessagesRequest(MessagesBody):
+    """Body of `POST /v1/messages`."""
+
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)]
     metadata: MessageMetadata | None = None
     stop_sequences: Annotated[list[StopSequence], Field(max_length=MAX_STOPS)] | None = None

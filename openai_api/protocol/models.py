@@ -1,4 +1,4 @@
-"""How models are listed: those of the swarm, and those that it could serve. Everything here is pure."""
+"""Models: how models are listed; those of the swarm, and those that it could serve. Everything here is pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def described(model: ServedModel, created: int) -> dict[str, Any]:
 
 
 def catalogue(served: Collection[str], created: int) -> list[dict[str, Any]]:
-    """The models of the catalogue that nobody serves: `swarm-server NAME` would begin to."""
+    """The models of the catalogue that no server holds: `swarm-server NAME` would begin to."""
     return [
         {
             "id": name,

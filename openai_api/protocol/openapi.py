@@ -1,4 +1,4 @@
-"""What answers look like, for the OpenAPI document. The tests hold what the code makes against it."""
+"""OpenAPI document: what answers look like, for the OpenAPI document. The tests hold what the code makes against it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,16 @@ KEYED = (
 
 
 class ServerSpan(BaseModel):
+    """Span that a server computes."""
+
     server: str
     blocks: str
     state: str
 
 
 class ModelObject(BaseModel):
+    """Answer to `GET /v1/models/{model}`."""
+
     id: str
     object: Literal["model"]
     created: int
@@ -65,43 +69,59 @@ class ModelObject(BaseModel):
 
 
 class ModelList(BaseModel):
+    """Answer to `GET /v1/models`."""
+
     object: Literal["list"]
     data: list[ModelObject]
 
 
 class Usage(BaseModel):
+    """Tokens of the prompt and the answer."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
 class TopLogprob(BaseModel):
+    """Likely token with its log-probability."""
+
     token: str
     logprob: float
     bytes: list[int] | None
 
 
 class TokenLogprob(TopLogprob):
+    """Token of an answer with its log-probability."""
+
     top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(BaseModel):
+    """Log-probabilities of a message's tokens."""
+
     content: list[TokenLogprob]
     refusal: None
 
 
 class CallFunction(BaseModel):
+    """Function that a call names, with its arguments."""
+
     name: str
     arguments: str
 
 
 class ToolCallObject(BaseModel):
+    """Call of a function."""
+
     id: str
     type: Literal["function"]
     function: CallFunction
 
 
 class AnswerMessage(BaseModel):
+    """Message of the assistant, as it is answered."""
+
     role: Literal["assistant"]
     content: str | None
     refusal: None
@@ -109,6 +129,8 @@ class AnswerMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
+    """Choice of a chat completion."""
+
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
@@ -117,6 +139,8 @@ class ChatChoice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
+    """Answer to `POST /v1/chat/completions`."""
+
     id: str
     object: Literal["chat.completion"]
     created: int
@@ -127,6 +151,8 @@ class ChatCompletion(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
+    """Log-probabilities of a completion's tokens."""
+
     tokens: list[str]
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None]
@@ -134,6 +160,8 @@ class CompletionLogprobs(BaseModel):
 
 
 class CompletionChoice(BaseModel):
+    """Choice of a completion."""
+
     index: int
     text: str
     logprobs: CompletionLogprobs | None
@@ -142,6 +170,8 @@ class CompletionChoice(BaseModel):
 
 
 class Completion(BaseModel):
+    """Answer to `POST /v1/completions`."""
+
     id: str
     object: Literal["text_completion"]
     created: int
@@ -152,6 +182,8 @@ class Completion(BaseModel):
 
 
 class OutputText(BaseModel):
+    """Text of a response's message."""
+
     type: Literal["output_text"]
     text: str
     annotations: list[Any]
@@ -159,6 +191,8 @@ class OutputText(BaseModel):
 
 
 class OutputItem(BaseModel):
+    """Item of a response: a message or a call."""
+
     id: str
     type: Literal["message", "function_call"]
     status: str
@@ -170,6 +204,8 @@ class OutputItem(BaseModel):
 
 
 class ResponseObject(BaseModel):
+    """Answer to `POST /v1/responses`."""
+
     id: str
     object: Literal["response"]
     created_at: int
@@ -181,17 +217,23 @@ class ResponseObject(BaseModel):
 
 
 class EmbeddingObject(BaseModel):
+    """Embedding of one input."""
+
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
 
 
 class PromptUsage(BaseModel):
+    """Tokens of the inputs of embeddings."""
+
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingList(BaseModel):
+    """Answer to `POST /v1/embeddings`."""
+
     object: Literal["list"]
     data: list[EmbeddingObject]
     model: str
@@ -199,6 +241,8 @@ class EmbeddingList(BaseModel):
 
 
 class ContentBlock(BaseModel):
+    """Content block of Anthropic's messages: a text or a call."""
+
     type: Literal["text", "tool_use"]
     text: str | None = None
     id: str | None = None
@@ -207,11 +251,15 @@ class ContentBlock(BaseModel):
 
 
 class MessageUsage(BaseModel):
+    """Tokens of a message's prompt and answer."""
+
     input_tokens: int
     output_tokens: int
 
 
 class MessageObject(BaseModel):
+    """Answer to `POST /v1/messages`."""
+
     id: str
     type: Literal["message"]
     role: Literal["assistant"]
@@ -223,10 +271,14 @@ class MessageObject(BaseModel):
 
 
 class TokenCount(BaseModel):
+    """Answer to `POST /v1/messages/count_tokens`."""
+
     input_tokens: int
 
 
 class Tokens(BaseModel):
+    """Answer to `POST /tokenize`."""
+
     tokens: list[int]
     count: int
     max_model_len: int
@@ -234,10 +286,14 @@ class Tokens(BaseModel):
 
 
 class Detokenized(BaseModel):
+    """Answer to `POST /detokenize`."""
+
     prompt: str
 
 
 class TokenizerInfo(BaseModel):
+    """Answer to `GET /tokenizer_info`."""
+
     model: str
     model_max_length: int
     bos_token: str | None
@@ -248,6 +304,8 @@ class TokenizerInfo(BaseModel):
 
 
 class Coverage(BaseModel):
+    """Coverage of a model: blocks that no ready server holds."""
+
     id: str
     complete: bool
     blocks: int
@@ -256,6 +314,8 @@ class Coverage(BaseModel):
 
 
 class Health(BaseModel):
+    """Answer to `GET /health`."""
+
     status: Literal["ok"]
     complete: bool | None = None
     models: list[Coverage] | None = None

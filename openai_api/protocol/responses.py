@@ -62,6 +62,8 @@ class Item(StrictModel):
 
 
 class ResponseFunction(StrictModel):
+    """Response function in the body of a response's request."""
+
     refused: ClassVar[Refused] = {
         "allowed_callers": (["direct"],),
         "async": (False,),
@@ -77,6 +79,8 @@ class ResponseFunction(StrictModel):
 
 
 class ChosenFunction(StrictModel):
+    """Chosen function in the body of a response's request."""
+
     type: Literal["function"]
     name: Text
 
@@ -105,16 +109,22 @@ class TextFormat(StrictModel):
 
 
 class TextOptions(StrictModel):
+    """Text options in the body of a response's request."""
+
     refused: ClassVar[Refused] = {"verbosity": ("medium",)}
 
     format: TextFormat | None = None
 
 
 class ResponseStreamOptions(StrictModel):
+    """Response stream options in the body of a response's request."""
+
     refused: ClassVar[Refused] = {"include_obfuscation": (False,)}
 
 
 class ResponsesRequest(StrictModel):
+    """Body of `POST /v1/responses`."""
+
     refused: ClassVar[Refused] = {
         "access_programs": ([],),
         "background": (False,),

@@ -105,6 +105,8 @@ JsonObject = Annotated[dict[str, Any], AfterValidator(_object)]
 
 
 class JsonSchema(StrictModel):
+    """JSON schema of a response format."""
+
     name: Annotated[str, Field(pattern=NAME)]
     description: Text | None = None
     schema_: Annotated[JsonObject | None, Field(alias="schema")] = None
@@ -132,13 +134,15 @@ class ResponseFormat(StrictModel):
 
 
 class StreamOptions(StrictModel):
+    """Options of a stream."""
+
     refused = {"include_obfuscation": (False,)}
 
     include_usage: bool | None = None
 
 
 class GenerationRequest(StrictModel):
-    """What completions and chat completions have in common."""
+    """Generation request: what completions and chat completions share."""
 
     model: Annotated[Text, Field(min_length=1, max_length=256)]
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -154,7 +158,7 @@ class GenerationRequest(StrictModel):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     response_format: ResponseFormat | None = None
 
-    # Inert: nothing is stored and nobody is billed.
+    # Inert: nothing is stored or billed.
     metadata: dict[str, str] | None = None
     user: str | None = None
 
@@ -191,6 +195,8 @@ class GenerationRequest(StrictModel):
 
 
 class CompletionRequest(GenerationRequest):
+    """Body of `POST /v1/completions`."""
+
     refused = {
         "suffix": ("",),
         "store": (False,),
@@ -223,7 +229,7 @@ class CompletionRequest(GenerationRequest):
 
 
 class Problem(BaseModel):
-    """What is wrong, as `openai_api.errors` makes it."""
+    """Problem: what is wrong, as `openai_api.errors` makes it."""
 
     message: str
     type: str
@@ -238,6 +244,8 @@ class ErrorBody(BaseModel):
 
 
 class MessagesProblem(BaseModel):
+    """Error as Anthropic's API writes it."""
+
     type: str
     message: str
 

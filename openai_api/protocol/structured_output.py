@@ -1,4 +1,6 @@
-"""What an answer must look like, by its request: the grammar that it follows, and the functions that it may call."""
+"""Structured output: what an answer must look like, by its request; the grammar that it follows, and the functions that
+it may call.
+"""
 
 from __future__ import annotations
 

@@ -38,5 +38,7 @@ class TokenizeRequest(StrictModel):
 
 
 class DetokenizeRequest(StrictModel):
+    """Token ids whose text is asked for."""
+
     model: Name | None = None
     tokens: Annotated[list[TokenId], Field(max_length=MAX_IDS)]

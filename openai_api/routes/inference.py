@@ -26,7 +26,7 @@ router = APIRouter(responses=openapi.errors(), route_class=scoped("inference"))
 async def list_models(state: State, caller: Caller, available: bool = False) -> Response:
     """The models of the swarm, those whose blocks are all served first.
 
-    With `available`, also those of the catalogue that nobody serves yet. The field `status` says which is which:
+    With `available`, also those of the catalogue that no server holds yet. The field `status` says which is which:
     `ready`, `incomplete` (blocks are missing) or `available`.
     """
     gateway = state.gateway

@@ -28,7 +28,7 @@ def flock(
 
     Args:
         operation: `LOCK_SH` or `LOCK_EX`.
-        take: tries once to lock the file; raises OSError where somebody else has it.
+        take: tries once to lock the file; raises OSError where another process has it.
 
     Raises:
         OSError: the file cannot be locked at all.

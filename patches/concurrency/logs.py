@@ -8,7 +8,7 @@ loglevel = "INFO"
 
 
 class TextStyle:
-    """What upstream puts around words to colour them: nothing."""
+    """Text style: what upstream puts around words to colour them; nothing."""
 
     BOLD = RESET = ""
 
@@ -18,4 +18,4 @@ def get_logger(name: str | None = None) -> logging.Logger:
 
 
 def use_hivemind_log_handler(where: str) -> None:
-    """Leave handlers as they are: whoever starts the program sets up its log."""
+    """Leave handlers as they are: the program that starts sets up its log."""

@@ -1,4 +1,5 @@
-"""What upstream takes from `multiprocessing`, within one process: values, queues, pipes and "processes" of threads.
+"""Processes: what upstream takes from `multiprocessing`, within one process; values, queues, pipes and "processes" of
+threads.
 
 Upstream forks its connection handlers, so that they share what the runtime's process has made. Windows cannot fork.
 Here handlers are threads, and nothing needs to be shared by the operating system or pickled.
@@ -106,5 +107,5 @@ def increase_file_limit(new_soft: int, new_hard: int) -> None:
 
 
 def as_it_is(arg: Any, device: torch.device | str, share_memory: bool = False) -> Any:
-    """A tensor on the device; anything else unchanged. Nothing is put in shared memory: nobody else would read it."""
+    """A tensor on the device; anything else unchanged. Nothing is put in shared memory, which no process would read."""
     return arg.detach().to(device).requires_grad_(arg.requires_grad) if hasattr(arg, "detach") else arg

@@ -20,7 +20,7 @@ class _Pool:
 
 
 class ModuleBackend:
-    """Runs a module forwards and backwards on flat lists of tensors.
+    """Module backend: runs a module forwards and backwards on flat lists of tensors.
 
     Args:
         args_schema, kwargs_schema, outputs_schema: descriptors of what the module takes and gives.

@@ -55,7 +55,7 @@ class Runtime(threading.Thread):
         task, inputs = pool.load_batch_to_runtime(None, self.device)
         try:
             outputs = pool.process_func(*inputs)
-        except Exception as error:  # noqa: BLE001 - whoever submitted the task gets it
+        except Exception as error:  # noqa: BLE001 - the submitter of the task gets it
             log.warning("a task of %s failed: %s", pool.name, error)
             pool.send_exception_from_runtime(task, error)
         else:

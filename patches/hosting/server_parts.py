@@ -26,7 +26,7 @@ def check_direct_reachability(**network: Any) -> bool:
 
 
 def validate_reachability(peer_id: Any, **patience: Any) -> None:
-    """Nothing: nobody outside of the swarm is asked whether a server can be reached."""
+    """Nothing: no service outside of the swarm is asked whether a server can be reached."""
 
 
 def attach_to_dht(cls: type, /, dht: Any, await_ready: bool = False, **kwargs: Any) -> None:
@@ -37,5 +37,5 @@ no_service: Any = classmethod(attach_to_dht)
 
 
 def validate_version() -> None:
-    """Nobody outside of the swarm is asked for a newer version: the patches fit this one."""
+    """No service outside of the swarm is asked for a newer version: the patches fit this one."""
     log.info("upstream Petals, patched")

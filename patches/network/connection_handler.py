@@ -31,7 +31,7 @@ class _Pipe:
 
 
 class ConnectionHandler(threading.Thread, ServicerBase):
-    """Answers calls of its `rpc_*` methods until it is shut down.
+    """Connection handler: answers calls of its `rpc_*` methods until it is shut down.
 
     Attributes:
         ready: done when calls are answered; fails with what prevents it.
@@ -59,7 +59,7 @@ class ConnectionHandler(threading.Thread, ServicerBase):
         try:
             self._p2p = await self.dht.replicate_p2p()
             await self.add_p2p_handlers(self._p2p)
-        except Exception as error:  # noqa: BLE001 - whoever waits for `ready` gets it
+        except Exception as error:  # noqa: BLE001 - the waiter for `ready` gets it
             self.ready.set_exception(error)
             return
         self.ready.set_result(None)

@@ -40,7 +40,7 @@ class DHT:
 
     Args:
         initial_peers: a join token may stand among them; else it is taken from `SWARM_JOIN`. All else is ignored.
-        client_mode: nobody can call this peer.
+        client_mode: this peer cannot be called.
         host_maddrs: the first `/ip4/HOST/tcp/PORT` tells where to listen.
         announce_maddrs: where others are to dial this peer.
         identity_path: file of its key; without one it is a new peer each time.
@@ -193,7 +193,7 @@ def _said(server: wire.ServerInfo) -> tuple[int, float, dict[str, Any]]:
 
 
 class DHTNode:
-    """What upstream's coroutines are given to look things up and to store them."""
+    """DHT node: what upstream's coroutines are given to look things up and to store them."""
 
     def __init__(self, dht: DHT) -> None:
         self._dht = dht

@@ -12,7 +12,9 @@ import msgspec
 
 
 class CompressionType(IntEnum):
-    """How the numbers of a tensor are sent; `patches.codec.serialization` says which of these it can do."""
+    """Compression type: how the numbers of a tensor are sent; `patches.codec.serialization` says which of these it can
+    do.
+    """
 
     NONE = 0
     MEANSTD_16BIT = 1
@@ -34,31 +36,45 @@ class Tensor(msgspec.Struct):
 
 
 class ExpertUID(msgspec.Struct):
+    """Expert UID, as hivemind has it."""
+
     uid: str = ""
 
 
 class ExpertInfo(msgspec.Struct):
+    """Expert info, as hivemind has it."""
+
     serialized_info: bytes = b""
 
 
 class ExpertRequest(msgspec.Struct):
+    """Expert request, as hivemind has it."""
+
     uid: str = ""
     tensors: list[Tensor] = []
     metadata: bytes | None = b""
 
 
 class ExpertResponse(msgspec.Struct):
+    """Expert response, as hivemind has it."""
+
     tensors: list[Tensor] = []
     metadata: bytes | None = b""
 
 
 class NodeInfo(msgspec.Struct):
+    """Node info, as hivemind has it."""
+
     node_id: bytes = b""
 
 
 class PingRequest(msgspec.Struct):
+    """Ping request, as hivemind has it."""
+
     peer: NodeInfo | None = None
 
 
 class PingResponse(msgspec.Struct):
+    """Ping response, as hivemind has it."""
+
     available: bool = False

@@ -36,11 +36,11 @@ END = None  # after the last part
 
 
 class CallError(Exception):
-    """A call that failed: there, on the way, or because nobody answers."""
+    """A call that failed: there, on the way, or because no peer answers."""
 
 
 class Parts:
-    """What arrives of one call, in the loop of whoever reads it: bytes, then `END` or an error."""
+    """Parts: what arrives of one call, in the loop of its reader; bytes, then `END` or an error."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -51,7 +51,7 @@ class Parts:
     def put(self, item: bytes | CallError | None) -> bool:
         """From any thread. False: too much waits to be read."""
         roomy = self._count(len(item) if isinstance(item, bytes) else 0) <= MAX_UNREAD
-        with suppress(RuntimeError):  # the reader's loop is closed: nobody reads this any longer
+        with suppress(RuntimeError):  # the reader's loop is closed: this is not read any longer
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         return roomy
 
@@ -71,7 +71,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class NodeCaller:
-    """Where the answer to a call goes."""
+    """Node caller: where the answer to a call goes."""
 
     peer: str
     route: bytes
@@ -80,7 +80,7 @@ class NodeCaller:
 
 @dataclass
 class Method:
-    """What runs when a method is called: a coroutine function in `loop`."""
+    """Method: what runs when a method is called; a coroutine function in `loop`."""
 
     loop: asyncio.AbstractEventLoop
     run: Callable[[NodeCaller, Parts], Coroutine[Any, Any, None]]
@@ -106,7 +106,8 @@ class _Outgoing:
 
 
 class Node:
-    """
+    """Node of upstream's network: one peer's calls, its own and those of others.
+
     Args:
         directory: started; whom it does not admit gets no connection.
         bind: `host:port` to listen on; None: others cannot call this peer.
@@ -180,7 +181,7 @@ class Node:
         return request
 
     def abandon(self, peer: str, request: int) -> None:
-        """Nobody waits for the answer any longer."""
+        """No caller waits for the answer any longer."""
 
         def command() -> None:
             if self._outgoing.pop(request, None) is not None:

@@ -53,7 +53,7 @@ class PeerID:
 
 @dataclass(frozen=True)
 class P2PContext:
-    """Who calls whom."""
+    """Context of a call: its caller and its callee."""
 
     local_id: PeerID
     remote_id: PeerID
@@ -69,7 +69,7 @@ class P2P:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a method takes and gives."""
+    """Signature: what a method takes and gives."""
 
     request: type[msgspec.Struct]
     takes_stream: bool
@@ -137,7 +137,7 @@ class StubBase:
 
 
 class P2PAnswer(AsyncIterator[Any]):
-    """What a call gives, as it comes. To be used, and dropped, in the loop that began it."""
+    """P2 P answer: what a call gives, as it comes. To be used, and dropped, in the loop that began it."""
 
     def __init__(self, node: Node, peer: str, signature: Signature) -> None:
         self._node, self._peer, self._signature = node, peer, signature
@@ -190,7 +190,7 @@ async def _feed(node: Node, peer: str, request: int, method: str, given: AsyncIt
         async for message in given:
             node.send(peer, request, method, msgspec.msgpack.encode(message), False)
             method = ""
-    except Exception as error:  # noqa: BLE001 - whoever reads the answer gets it
+    except Exception as error:  # noqa: BLE001 - the reader of the answer gets it
         parts.put(CallError(f"the input of the call failed: {error!r}"))
     else:
         node.send(peer, request, method, None, True)

@@ -21,7 +21,9 @@ from routing.security import AdminKey, DirectoryAddress, Identity, JoinToken, Se
 
 @dataclass(frozen=True)
 class Records:
-    """What the directory knows. `seen`: when each key gave its last sign of life here, in seconds since the epoch."""
+    """Records: what the directory knows. `seen`: when each key gave its last sign of life here, in seconds since the
+    epoch.
+    """
 
     roster: Roster
     seen: dict[str, float] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Administrator:
         return JoinToken(own.addresses, own.key, identity.secret, enrolment.expires, others), enrolment
 
     def revoke(self, key: str) -> None:
-        """Let nobody in with this join token any longer."""
+        """Let no peer in with this join token any longer."""
         self._ask(wire.Revoke(0, key))
 
     def expel(self, key: str) -> None:
@@ -114,7 +116,7 @@ class Administrator:
                     case Lost(_, "unreachable"):
                         attempts -= 1
                         if attempts <= 0:
-                            raise DirectoryError(f"nobody answers at {where}: is that directory running?")
+                            raise DirectoryError(f"no directory answers at {where}: is that one running?")
                     case Lost():
                         raise DirectoryError(f"lost the directory at {where}: see with 'swarm peers' what it has done")
         raise DirectoryError(f"the directory at {where} does not answer")

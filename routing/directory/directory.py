@@ -1,8 +1,8 @@
-"""The directory: admits peers, keeps their leases, assigns spans, and tells everybody what changes.
+"""The directory: admits peers, keeps their leases, assigns spans, and tells all peers what changes.
 
 One thread, one ROUTER. The rules are `routing.directory.registry`'s, the files `routing.directory.store`'s. Who may
 connect is decided in the handshake: members, other directories, the administrator, and holders of a join token, whose
-secret is a CURVE secret key. Under that key nothing but `Enrol` is answered; whoever has enrolled connects anew as
+secret is a CURVE secret key. Under that key nothing but `Enrol` is answered; a peer that has enrolled connects anew as
 itself. A peer is its authenticated key (`Received.peer`).
 
 Several directories keep each other informed (`routing.directory.replication`) of what must not be lost with one of them
@@ -53,7 +53,8 @@ EXPELLED = "this directory was expelled from the swarm: to start a new one, use 
 
 
 class Directory:
-    """
+    """Directory: the service that admits peers, keeps leases and tells watchers.
+
     Args:
         bind: `HOST:PORT`; port 0 takes any free one.
         state_dir: made if it is not there; see `routing.directory.store`.

@@ -1,4 +1,4 @@
-"""Tells watchers what a directory's view is and what changes (see `routing.view`)."""
+"""Feed: tells watchers what a directory's view is and what changes (see `routing.view`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class _Watcher:
 
 
 class Feed:
-    """
+    """Feed of changes to the watchers of a directory.
+
     Args:
         view: the directory's, now.
         most: watchers that are served; others are refused.

@@ -64,7 +64,8 @@ class _Hold:
 
 
 class Registry:
-    """
+    """Registry: the state of a directory and its rules, without I/O.
+
     Args:
         roster: members, directories, join tokens and expulsions, as they were saved.
 
@@ -114,7 +115,7 @@ class Registry:
             raise RequestRefused(wire.RefusalCode.EXPELLED, "it was expelled from the swarm")
         if not self.roster.may_enrol(by, date):
             raise RequestRefused(
-                wire.RefusalCode.NOT_A_MEMBER, "this join token may enrol nobody (any more): ask for a new one"
+                wire.RefusalCode.NOT_A_MEMBER, "this join token enrols no peer (any more): ask for a new one"
             )
         if not _is_key(key) or key in self.roster.enrolments:
             raise RequestRefused(wire.RefusalCode.MALFORMED, "this is not a public key of a peer")
@@ -128,7 +129,7 @@ class Registry:
                 if enrolment.role == "directory"
                 else "this join token is for peers: get one for a directory with 'swarm token create --directory'",
             )
-        # Whoever has a token for peers may enrol any key: that must not keep a directory out.
+        # The holder of a token for peers may enrol any key: that must not keep a directory out.
         if key in self.roster.sites or (key in self.roster.members and role != "directory"):
             return ()
         token = short_id(by)
@@ -148,7 +149,7 @@ class Registry:
         """A directory says where it is.
 
         Raises:
-            RequestRefused: nobody could dial it there.
+            RequestRefused: it could not be dialled there.
         """
         if not site.addresses or not all(map(is_dialable, site.addresses)) or not site.name.isprintable():
             raise RequestRefused(
@@ -171,7 +172,7 @@ class Registry:
         return self.merge(Roster(enrolments={enrolment.key: enrolment}))
 
     def revoke(self, key: str, date: float) -> Events:
-        """A join token enrols nobody any longer; who came with it stays.
+        """A join token enrols no peer any longer; who came with it stays.
 
         Raises:
             RequestRefused: there is no such token.
@@ -238,7 +239,7 @@ class Registry:
         return () if server == known else self._happen(wire.ServerUpdated(server))
 
     def announce_router(self, peer: str, router: wire.RouterInfo, ttl: float, now: float) -> Events:
-        """`peer` relays to those that nobody can dial, for `ttl` seconds. No event if that is known.
+        """`peer` relays to peers that cannot be dialled, for `ttl` seconds. No event if that is known.
 
         Raises:
             RequestRefused: it may not.

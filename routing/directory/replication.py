@@ -1,7 +1,7 @@
 """A directory's connection to another one, whose roster it takes in. Belongs to the directory's thread.
 
 Each directory asks each other once a second whether it knows something new; both also push what changes, which makes it
-quick, while asking makes it sure. Nothing is taken from anybody but a directory that we have dialled by its key.
+quick, while asking makes it sure. Nothing is taken from any peer but a directory that we have dialled by its key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ PATIENCE = 10.0  # s until a question is asked again
 
 
 class DirectoryPeer:
-    """
+    """Directory peer: another directory of the swarm, as this one sees it.
+
     Attributes:
         consulted: whether it has told us all that it knows.
         denied: why not, where it has said so; None: it has not.
@@ -80,7 +81,7 @@ def roster_of(message: wire.RosterPart) -> Roster:
 
 
 def messages_of(roster: Roster, request: int) -> Iterator[wire.RosterPart]:
-    """The roster in messages that fit a frame; expulsions first, so that nobody expelled is let in meanwhile."""
+    """The roster in messages that fit a frame; expulsions first, so that no expelled peer is let in meanwhile."""
     for expelled in parts(tuple(roster.expelled.values())):
         yield wire.RosterPart(request, expelled=expelled)
     for enrolments in parts(tuple(roster.enrolments.values())):

@@ -1,5 +1,5 @@
-"""What all directories of a swarm must agree on in the end: who is a member, who was expelled, which join tokens are
-good, and where the directories are.
+"""Roster: what all directories of a swarm must agree on in the end; who is a member, who was expelled, which join
+tokens are good, and where the directories are.
 
 Directories have no consensus. Each takes in what the others say, and the result does not depend on the order, or on how
 often (a state-based CRDT, https://hal.inria.fr/inria-00555588): members, tokens and expulsions are only ever added,
@@ -24,7 +24,7 @@ Record = TypeVar("Record", wire.Member, wire.DirectoryInfo, wire.TokenRecord, wi
 
 @dataclass(frozen=True)
 class Roster:
-    """Records by key. The mappings are never changed in place; nobody expelled is in `members` or `sites`."""
+    """Records by key. The mappings are never changed in place; no expelled peer is in `members` or `sites`."""
 
     members: Mapping[str, wire.Member] = field(default_factory=dict)
     sites: Mapping[str, wire.DirectoryInfo] = field(default_factory=dict)
@@ -74,12 +74,12 @@ class Roster:
         return hashlib.sha256(msgspec.msgpack.encode(content)).digest()
 
     def may_enrol(self, key: str, date: float) -> bool:
-        """Whether `key` is the public half of a join token that lets somebody in."""
+        """Whether `key` is the public half of a join token that lets a peer in."""
         enrolment = self.enrolments.get(key)
         return enrolment is not None and self.trouble(enrolment, date) == ""
 
     def trouble(self, enrolment: wire.TokenRecord, date: float) -> str:
-        """Why a join token lets nobody in any longer: `revoked`, `expired`, `used up`; empty: it does."""
+        """Why a join token lets no peer in any longer: `revoked`, `expired`, `used up`; empty: it does."""
         if enrolment.revoked is not None:
             return "revoked"
         if enrolment.expires is not None and date >= enrolment.expires:

@@ -1,4 +1,4 @@
-"""What a directory must not forget, in a folder that belongs to it alone.
+"""Store: what a directory must not forget, in a folder that belongs to it alone.
 
     directory.key    its secret key
     token.key        the secret of the join token that it prints
@@ -25,6 +25,8 @@ from routing.security import AdminKey, Identity, SecurityError
 
 
 class StoredState(msgspec.Struct, frozen=True):
+    """Stored state of a directory."""
+
     members: tuple[wire.Member, ...] = ()
     sites: tuple[wire.DirectoryInfo, ...] = ()
     enrolments: tuple[wire.TokenRecord, ...] = ()
@@ -49,7 +51,8 @@ class _Versioned(msgspec.Struct, frozen=True):
 
 
 class DirectoryStore:
-    """
+    """Store of a directory: the files in its folder.
+
     Attributes:
         identity: the directory's.
         admin: the key pair that administers it.
@@ -132,7 +135,7 @@ class DirectoryStore:
 
     def _damaged(self, what: str) -> DirectoryError:
         return DirectoryError(
-            f"{what}: restore it from a copy, or move {self._folder} away to start a new swarm, which everybody must "
+            f"{what}: restore it from a copy, or move {self._folder} away to start a new swarm, which all peers must "
             "join again"
         )
 

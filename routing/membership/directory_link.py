@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 TTL = 15.0  # s; a server is renewed three times in it
 UPDATE_PAUSE = 1.0  # s between two announcements of mere figures
 RECONNECTING = 0.05  # s between two looks at the connection while there is none
-UNREACHABLE = 0.25  # s, where nobody answers: a connection that comes about is seen at once all the same
+UNREACHABLE = 0.25  # s, where no directory answers: a connection that comes about is seen at once all the same
 
 Answer = wire.AnyMessage
 Announced = wire.ServerInfo | wire.RouterInfo
@@ -46,7 +46,8 @@ class _Asked:
 
 
 class DirectoryLink:
-    """
+    """Directory link: the standing of a peer with one directory.
+
     Args:
         admission: the connection, which is closed with this.
         key: the peer's own.
@@ -117,7 +118,7 @@ class DirectoryLink:
         self._admission.send(asked.message)
 
     def forget(self, answer: Future[Answer]) -> None:
-        """Nobody waits for this answer any longer."""
+        """No caller waits for this answer any longer."""
         self._asked = {request: asked for request, asked in self._asked.items() if asked.answer is not answer}
 
     def hold(self, server: Announced | None) -> None:

@@ -32,7 +32,8 @@ class EnrolmentDenied(NamedTuple):
 
 
 class Admission:
-    """
+    """Enrolment of a peer at one directory, under way.
+
     Args:
         poller: the caller's; sockets are registered there.
         secret: of a join token; None: the directory must know us.
@@ -83,8 +84,8 @@ class Admission:
         match self.loss:
             case "unreachable":
                 return (
-                    f"nobody answers at {self.where}: is swarm-directory running there, and is its port open in the "
-                    "firewall?"
+                    f"no directory answers at {self.where}: is swarm-directory running there, and is its port open in "
+                    "the firewall?"
                 )
             case "refused":
                 return _impostor(self.where)

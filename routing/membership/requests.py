@@ -9,7 +9,7 @@ from routing.membership.directory_link import Announced, Answer, Asking, Directo
 
 
 class AskAny:
-    """Asks the first directory that is connected, and another when that one is lost."""
+    """Ask any: asks the first directory that is connected, and another when that one is lost."""
 
     def __init__(self, make: Callable[[int], Asking], answer: Future[Answer]) -> None:
         self._make = make

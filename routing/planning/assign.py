@@ -1,4 +1,5 @@
-"""Which span a server should take, when it should take another, and how many blocks fit into a machine: pure functions.
+"""Assign: which span a server should take, when it should take another, and how many blocks fit into a machine; pure
+functions.
 
 The choice of the span is Petals' (https://arxiv.org/abs/2209.01188, section 3.2; `block_selection.py` of its code): the
 swarm is as fast as its weakest block, so a server goes where the throughput is least. So is the rule that servers move
@@ -25,15 +26,15 @@ def choose_span(coverage: Sequence[float], capacity: int, last: tuple[int, int] 
     """The span `(start, end)` of `min(capacity, blocks)` blocks that a new server should take.
 
     It is the window whose throughputs, sorted, are lexicographically smallest; so no other window of that size holds
-    more blocks that nobody serves. Among equals it is the one with fewest ends next to a block that nobody serves, so
-    that coverage is extended and what is left open stays in one piece; then the lowest.
+    more blocks that no server holds. Among equals it is the one with fewest ends next to a block that no server holds,
+    so that coverage is extended and what is left open stays in one piece; then the lowest.
 
     A server that comes back takes its `last` span again, with its weights at hand, unless that no longer fits or leaves
-    much of the memory empty, or the best window holds more blocks that nobody serves or a much weaker one (more than
+    much of the memory empty, or the best window holds more blocks that no server holds or a much weaker one (more than
     `THRESHOLD` either way).
 
     Args:
-        coverage: `[blocks]` throughput of each block over all servers, in tokens per second; 0: nobody serves it.
+        coverage: `[blocks]` throughput of each block over all servers, in tokens per second; 0: no server holds it.
         capacity: how many blocks the server can hold, at least 1.
 
     Raises:
@@ -73,17 +74,18 @@ def better_span(
 ) -> tuple[int, int] | None:
     """The span `(start, end)` to which the server `me` should move now; None: it should stay.
 
-    A server moves in two steps, because there is no consensus and everybody's view is some seconds old. Told a span, it
-    announces `draining` and hands its sessions over, then, some ten seconds later, asks again with the view of that
+    A server moves in two steps, because there is no consensus and every peer's view is some seconds old. Told a span,
+    it announces `draining` and hands its sessions over, then, some ten seconds later, asks again with the view of that
     moment. Only if it is told a span again does it leave, load that one as `joining`, and become `ready`; otherwise it
-    goes back to `ready`. Whoever else wants to move has seen its announcement by then, as it has theirs.
+    goes back to `ready`. Another server that wants to move has seen its announcement by then, as it has the other's.
 
     It moves if moves of this and other servers, simulated one after the other, raise the throughput of the weakest
-    block by more than `threshold`, or serve a block that nobody serves; and if it is its turn:
+    block by more than `threshold`, or serve a block that no server holds; and if it is its turn:
 
     * Of all servers that may move (`movable`, `ready`), the one whose move leaves the blocks that it touches best off
       is the first; equals by key. All compute the same from the same view.
-    * Nobody begins to move while another server of the model is loading or leaving. Of two that began at once, the one
+    * No server begins to move while another server of the model is loading or leaving. Of two that began at once, the
+    one
       with the greater key goes back.
     * What `ready` servers other than itself serve must leave each block that the move touches stronger than the weakest
       was. So a move opens no gap, does not lower the throughput of the weakest block, and is never undone.
@@ -182,7 +184,7 @@ class _Relief:
         new = _Held(start, start + size, old.rate * (old.end - old.start) / size)
         left = self._now[old.start : old.end].min() - old.rate
         if left <= self._nothing:
-            return None, 0.0  # also where the new span holds the block again: while it is loaded nobody would
+            return None, 0.0  # also where the new span holds the block again: while it is loaded no server would
         if new.end <= old.start or old.end <= new.start:
             touched = min(left, self._now[new.start : new.end].min() + new.rate)
         else:

@@ -1,4 +1,4 @@
-"""Which servers a session should use: pure functions over what the directory says.
+"""Routes: which servers a session should use; pure functions over what the directory says.
 
 The plan is the one of Petals' sequence manager (https://arxiv.org/abs/2209.01188, section 3.3): a shortest path whose
 edges cost half a round trip and the overhead of a hop, and whose blocks cost what the server needs to compute them.
@@ -19,7 +19,7 @@ from routing.planning.shortest_path import Reach, shortest
 from routing.relay.rules import is_relayed
 
 OVERHEAD = 0.001  # s that a hop adds to a token, whatever it computes
-RELAYED = 0.05  # s; a way through a router is somebody else's bandwidth, so a direct one may take that much longer
+RELAYED = 0.05  # s; a way through a router is the bandwidth of others, so a direct one may take that much longer
 LOAD_PER_SESSION = 0.25  # sessions are batched, so one more slows a server down by less than its share
 BUSY_RETRY = 1.0  # s, hint
 LOADING_RETRY = 2.0  # s, hint
@@ -53,7 +53,7 @@ def no_latency(one: str | None, other: str) -> float:
 
 @dataclass(frozen=True)
 class RouteQuery:
-    """What a session needs.
+    """Route query: the needs of a session.
 
     Attributes:
         max_length: tokens of KV cache that it reserves on every hop.

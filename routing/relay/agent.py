@@ -1,4 +1,4 @@
-"""What a peer that listens does at the swarm's routers, so that those who cannot dial it still reach it.
+"""Agent: what a peer that listens does at the swarm's routers, so that those who cannot dial it still reach it.
 
 It keeps a connection to up to `ROUTERS` of them. When one tells of a caller, it connects to the router with the ticket
 and to its own listener, and joins the two; so the caller's handshake is with the listener, as if it had dialled it.
@@ -36,7 +36,8 @@ CALLERS = 128  # at a time
 
 
 class RelayAgent:
-    """
+    """Relay agent of a peer that listens.
+
     Args:
         routers: the routers of the swarm, by key; asked again and again, from the agent's own thread.
         host, port: where this peer's listener is.
@@ -141,7 +142,7 @@ class RelayAgent:
         self._dialer.send(router, wire.Register(next(self._requests)))
 
     def _forget(self, router: str) -> bool:
-        """Nobody reaches us there any longer. Whether anybody did."""
+        """No peer reaches us there any longer. Whether one did."""
         self._renew_at.pop(router, None)
         return self._registered.pop(router, None) is not None
 

@@ -1,4 +1,4 @@
-"""What a router decides: who may be reached through it, who waits for whom, and how much is too much. Pure.
+"""Rules: what a router decides; who may be reached through it, who waits for whom, and how much is too much. Pure.
 
 A connection to a router begins with a preamble of `PREAMBLE` bytes, or with ZMTP's first byte where it goes to the
 router's own listener. The router answers a preamble that leads somewhere with `JOINED`; what follows is not for it.
@@ -57,7 +57,7 @@ def is_relayed(address: str) -> bool:
 
 
 class Preamble(NamedTuple):
-    """What a connection wants. `what` is the name of a peer to dial, or a ticket."""
+    """Preamble: what a connection wants. `what` is the name of a peer to dial, or a ticket."""
 
     kind: Literal["dial", "ticket"]
     what: bytes
@@ -75,7 +75,8 @@ class Preamble(NamedTuple):
 
 @dataclass(frozen=True)
 class RelayLimits:
-    """
+    """Limits of a router.
+
     Attributes:
         connections: TCP connections in all; a relayed one counts twice, as does a peer's ticket and its dialer.
         per_source: TCP connections of one IP address.
@@ -160,7 +161,7 @@ class Relay:
     # --- dialers -----------------------------------------------------------------------------------------------------
 
     def dial(self, name: bytes, now: float) -> PendingCall | None:
-        """Somebody wants the peer called `name`; `hung_up` when that ends. None: it is not here, or too many do."""
+        """A dialer wants the peer called `name`; `hung_up` when that ends. None: it is not here, or too many do."""
         peer = self._peers.get(name)
         if peer is None or now >= peer.until:
             return None

@@ -1,9 +1,9 @@
-"""The router: a relay for peers that nobody can dial, because they sit behind a NAT or a firewall.
+"""The router: a relay for peers that cannot be dialled, because they sit behind a NAT or a firewall.
 
 It joins TCP connections, so CurveZMQ's handshake runs between the two peers, and all that the router carries is
 encrypted with keys that it does not have: it can delay and cut, but neither read nor forge. A peer that wants to be
-reached registers over an authenticated connection. When somebody asks for it, the router tells it of a ticket; the peer
-opens a connection of its own (`routing.relay.agent`), shows the ticket, and is joined to whoever asked.
+reached registers over an authenticated connection. When a dialer asks for it, the router tells it of a ticket; the peer
+opens a connection of its own (`routing.relay.agent`), shows the ticket, and is joined to the dialer.
 
 One port does it all: the first bytes of a connection say what it wants (`routing.relay.rules`, which holds the rules).
 Two threads: the owner's polls the listener at which peers register, the other runs an asyncio loop for the connections.
@@ -47,7 +47,8 @@ class _Guest(NamedTuple):
 
 
 class RelayServer:
-    """
+    """Relay server: the service of `swarm-router`.
+
     Args:
         bind: `HOST:PORT`; port 0 takes any free one.
         admits: whether a peer with this public key may connect; asked from any thread.

@@ -29,7 +29,7 @@ class SplicedStream(NamedTuple):
 
 
 async def connect(host: str, port: int, timeout: float) -> SplicedStream:
-    """Raises: OSError: nobody answers (TimeoutError: within `timeout` seconds)."""
+    """Raises: OSError: no host answers (TimeoutError: within `timeout` seconds)."""
     async with asyncio.timeout(timeout):
         return SplicedStream(*await asyncio.open_connection(host, port, limit=LIMIT))
 

@@ -16,9 +16,10 @@ PATIENCE = RelayLimits().patience + 1.0  # s until the router must have joined u
 
 
 class Tunnel:
-    """
+    """Tunnel of a dialer: a port on loopback that leads through a router.
+
     Attributes:
-        port: on 127.0.0.1; whoever connects there speaks to the peer, or is cut off where the router cannot be reached.
+        port: on 127.0.0.1; a connection there speaks to the peer, or is cut off where the router cannot be reached.
         joined: whether the last connection got to the other side of the router. What answers there may not be the peer:
             only CURVE tells.
 

@@ -1,4 +1,4 @@
-"""What a session wants done: the answers of its state machine, which the driver carries out."""
+"""Actions: what a session wants done; the answers of its state machine, which the driver carries out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from swarm.errors import SwarmError
 
 @dataclass(frozen=True)
 class Send:
+    """Message to be sent to a hop."""
+
     hop: wire.Hop
     message: wire.Message
     array: Array | None = None
@@ -64,6 +66,8 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Emit:
+    """Item for the user of the session."""
+
     item: wire.Token | Notice | StepOutput
 
 

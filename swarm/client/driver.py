@@ -57,7 +57,9 @@ class _Call:
 
 
 class Driver:
-    """Runs sessions over the swarm that `directory` knows. It does not start or close the directory client."""
+    """Driver: runs sessions over the swarm that `directory` knows. It does not start or close the directory client. It
+    does not start or close the directory client.
+    """
 
     def __init__(
         self,
@@ -202,7 +204,7 @@ class Driver:
         self._woken.close()
 
     def _hang_up(self) -> None:
-        """On servers that are gone and that nobody needs; the others may be wanted again."""
+        """On servers that are gone and that are not needed; the others may be wanted again."""
         needed = {waiting.peer for waiting in self._calls.values()}
         needed.update(*(session.peers for session, _ in self._sessions.values()))
         for peer in self._dialer.peers() - needed - self._directory.view.servers.keys():
@@ -268,7 +270,7 @@ class Driver:
                     self._fail_calls(peer)
 
     def _drive(self, session: RemoteSession, happen: Callable[[], list[Action]]) -> None:
-        """What somebody else has caused: an error in it is the end of one session, not of all."""
+        """What another peer has caused: an error in it is the end of one session, not of all."""
         try:
             self._carry_out(session, happen())
         except Exception:

@@ -1,4 +1,4 @@
-"""Whether the hops of a session still work, told from what they answer and when: pure.
+"""Health: whether the hops of a session still work, told from what they answer and when; pure.
 
 Nothing is asked while tokens come. When none has come for a while, all hops are probed; the thread that computes
 answers, so one that is slow is told from one that hangs. How long an answer may take depends on how fast the session
@@ -40,6 +40,8 @@ class Stalled:
 
 @dataclass
 class HealthMonitor:
+    """Health monitor of the hops of one session."""
+
     _news: float = 0.0  # when there was progress, or the session began to run
     _interval: float = 0.0  # s between two tokens, averaged; 0: not known
     _proven: set[str] = field(default_factory=set)  # hops that took part in progress

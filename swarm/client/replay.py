@@ -1,4 +1,4 @@
-"""Where each hop of a route starts after a change: pure.
+"""Replay: where each hop of a route starts after a change; pure.
 
 Hops that stayed have their KV cache, newcomers have nothing. What a newcomer needs comes from the hop before it: out of
 the outputs which that one has kept, or else computed again, for which it may itself need inputs from the hop before.

@@ -62,6 +62,8 @@ MOVE_PAUSE = 1.0  # s between two looks for another place than a server that lea
 
 
 class Phase(Enum):
+    """Phase of a session; the picture of this module shows the ways between them."""
+
     IDLE = "idle"
     PLANNING = "planning"  # a Plan is under way
     WAITING = "waiting"  # for a route to appear

@@ -1,4 +1,4 @@
-"""What a session is to do, and which answers to it an honest tail can give: pure.
+"""Tasks: what a session is to do, and which answers to it an honest tail can give; pure.
 
 Servers are members of the swarm, not friends. What they send decides nothing but the answer that they compute, and must
 neither end the client's thread nor keep it waiting or growing for ever.

@@ -1,4 +1,4 @@
-"""Whether an answer is what a second route would have given: pure.
+"""Verify: whether an answer is what a second route would have given; pure.
 
 The second route computes the logits of some positions anew. Numerics differ a little between servers (batch shapes,
 number formats), so log-probabilities are compared within a tolerance, and a few tokens may fall on the other side of a
@@ -21,7 +21,8 @@ MOST_TIES = 0.25  # of the tokens that were compared
 
 @dataclass(frozen=True)
 class Verdict:
-    """
+    """Verdict on an answer.
+
     Attributes:
         hop: the one that the second route replaced by another server.
         checked: tokens that were compared.

@@ -1,4 +1,5 @@
-"""What a server keeps of the hidden states that it pushed: enough to feed a newcomer that takes the next hop's place.
+"""Activation cache: what a server keeps of the hidden states that it pushed; enough to feed a newcomer that takes the
+next hop's place.
 
 Pure bookkeeping within a budget of bytes. The outputs of a session are one run of positions without a hole; where the
 budget is exceeded, the sessions that were used longest ago lose theirs, because they can be replayed from token ids.
@@ -27,7 +28,8 @@ class _Run:
 
 
 class ActivationCache:
-    """
+    """Activation cache: the hidden states that a hop has pushed, within a budget of bytes.
+
     Args:
         budget: bytes of all sessions together.
     """

@@ -61,7 +61,7 @@ def evictable(
 ) -> Iterator[Reserved]:
     """Sessions that may be closed to make room for `need` more tokens of `owner`, in the order to close them.
 
-    First those whose client has left, then those that nobody has used for long, then those of owners who hold more
+    First those whose client has left, then those that have not been used for long, then those of owners who hold more
     than their share, if `owner` will hold no more than its own.
 
     Args:

@@ -26,7 +26,7 @@ RESERVE = 1 << 30  # bytes left to the rest of the machine when the server choos
 
 
 class StageOptions(Protocol):
-    """What the user wants of a stage; see `swarm-server --help`."""
+    """Stage options: what the user wants of a stage; see `swarm-server --help`."""
 
     @property
     def backend(self) -> str: ...

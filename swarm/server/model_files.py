@@ -14,7 +14,8 @@ PART = 1 << 20  # bytes
 
 
 class ModelFiles:
-    """
+    """Model files: answers clients that have no tokenizer of their own.
+
     Args:
         model: the model's name in the swarm.
         folder: where its files are.

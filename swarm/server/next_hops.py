@@ -22,6 +22,8 @@ GRACE = 5.0  # s until a hop that cannot be reached is taken for lost
 
 
 class NextHops:
+    """Next hops of a server: its connections to them, and how much is on the way."""
+
     def __init__(self, dialer: Dialer, clock: Callable[[], float]) -> None:
         self._dialer = dialer
         self._clock = clock

@@ -1,8 +1,8 @@
-"""How a server waits for the next message: awake while one is likely to come soon, asleep otherwise.
+"""Polling: how a server waits for the next message; awake while one is likely to come soon, asleep otherwise.
 
 A processor that slept for only a few milliseconds computes what comes next a quarter to a third slower: its clock is
 down, its caches are cold, and on a virtual machine it may have been given to others. In a ring every hop waits like
-that once per token. So a server whose last wait was short stays awake through the next one, unless somebody else
+that once per token. So a server whose last wait was short stays awake through the next one, unless another process
 wants the processor meanwhile.
 """
 
@@ -21,7 +21,8 @@ GIVE_WAY: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class AdaptivePoller:
-    """
+    """Adaptive poller of a server's sockets.
+
     Args:
         poller: of the sockets to wait for.
         awake: seconds to stay awake at most; 0 saves power.

@@ -1,8 +1,8 @@
-"""Which of the pending work a server computes next: pure bookkeeping, no clock and no sockets.
+"""Scheduler: which of the pending work a server computes next; pure bookkeeping, no clock and no sockets.
 
 Continuous batching (Yu et al., OSDI 2022): each time the stage is free, everything that can go together is packed into
 one batch. Decode steps of all sessions go first; what is left of the token budget is filled with slices of prompts, so
-that a long prompt never holds up somebody else's stream for longer than a chunk.
+that a long prompt never holds up the stream of another session for longer than a chunk.
 """
 
 from __future__ import annotations

@@ -456,7 +456,7 @@ class Server:
     def _look_after_clients(self, now: float) -> None:
         """ZeroMQ says that a connection is gone only to who sends: send what every client ignores.
 
-        What nobody waits for is not computed; what is cached waits a while for the client to come back.
+        What no client waits for is not computed; what is cached waits a while for the client to come back.
         """
         for client, sessions in self._sessions.by_client_route().items():
             if self._listener.send(client, wire.Pong(0)):

@@ -105,7 +105,7 @@ def test_nobody_at_the_address_is_a_clear_line() -> None:
         port = taken.getsockname()[1]
     token = JoinToken((f"127.0.0.1:{port}",), Identity.create().public, Identity.create().secret)
     line = refusal_of(token, timeout=1.0)
-    assert line.startswith(f"nobody answers at 127.0.0.1:{port}: is swarm-directory running there")
+    assert line.startswith(f"no directory answers at 127.0.0.1:{port}: is swarm-directory running there")
     assert "firewall" in line
 
 

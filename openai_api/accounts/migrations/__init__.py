@@ -1,1 +1,1 @@
-"""How the tables came to be, one step after the other, for Alembic."""
+"""Migrations: how the tables came to be, one step after the other, for Alembic."""

@@ -1,4 +1,4 @@
-"""What Alembic runs: on the connection that the caller has opened, in its transaction."""
+"""Env: what Alembic runs; on the connection that the caller has opened, in its transaction."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from swarm.cli.doctor.checks.finding import Finding
 
-# Who is not the owner, by the two letters or the SID of SDDL: everyone, users, guests, anonymous, signed-in users.
+# Who is not the owner, by the two letters or the SID of SDDL: all, users, guests, anonymous, signed-in users.
 OTHERS = {"WD", "BU", "BG", "AN", "AU", "IU", "S-1-1-0", "S-1-5-11", "S-1-5-32-545", "S-1-5-32-546"}
 READS = {"FA", "FR", "GA", "GR"}  # rights by name: all, read
 READ_DATA = 0x1
