@@ -124,6 +124,6 @@ CHANGES = (
         upstream=(Lines("transformers/configuration_utils.py", 600, 631, "2ccb862ba2ce"),),
         replaces="how transformers 4.34 reads config.json",
         why="it passes over what transformers 5 has renamed, and would compute with other numbers",
-        test="tests/patches/test_configs.py::test_what_transformers_5_writes_is_said_in_older_words",
+        test="tests/patches/hosting/test_configs.py::test_what_transformers_5_writes_is_said_in_older_words",
     ),
 )

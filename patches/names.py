@@ -22,7 +22,7 @@ NAMES = (
         ),
         replaces="a distributed hash table in a forked process: who serves which blocks",
         why=f"{_FORK}; our directory knows the same, and admits members only",
-        test="tests/patches/test_dht.py::test_what_a_server_stores_a_client_finds",
+        test="tests/patches/network/test_dht.py::test_what_a_server_stores_a_client_finds",
     ),
     Patch(
         name="p2p",
@@ -47,7 +47,7 @@ NAMES = (
         ),
         replaces="streams of libp2p, through a daemon and Unix sockets",
         why="there is no daemon for Windows; the same calls are ZeroMQ messages over `routing.links`, encrypted",
-        test="tests/patches/test_p2p.py::test_calls_of_every_kind_between_two_peers",
+        test="tests/patches/network/test_p2p.py::test_calls_of_every_kind_between_two_peers",
     ),
     Patch(
         name="connection-handler",
@@ -139,7 +139,7 @@ NAMES = (
         ),
         replaces="protobuf messages",
         why=_UNINSTALLED,
-        test="tests/patches/test_messages.py::test_messages_survive_the_way",
+        test="tests/patches/network/test_messages.py::test_messages_survive_the_way",
     ),
     Patch(
         name="serialization",
@@ -159,7 +159,7 @@ NAMES = (
         ),
         replaces="tensors and metadata as bytes, with five ways of compression",
         why=f"{_UNINSTALLED}; of the compressions, FLOAT16 is provided, others are refused",
-        test="tests/patches/test_messages.py::test_tensors_survive_the_way_whole_and_in_parts",
+        test="tests/patches/network/test_messages.py::test_tensors_survive_the_way_whole_and_in_parts",
     ),
     Patch(
         name="tensor-descriptors",
@@ -172,7 +172,7 @@ NAMES = (
         upstream=(Lines("petals/server/backend.py", 88, 97, "95913802cf09"),),
         replaces="descriptions of tensors",
         why=_UNINSTALLED,
-        test="tests/patches/test_messages.py::test_metadata_keeps_tuples_and_descriptors",
+        test="tests/patches/network/test_messages.py::test_metadata_keeps_tuples_and_descriptors",
     ),
     Patch(
         name="nested",
@@ -185,7 +185,7 @@ NAMES = (
         upstream=(Lines("petals/utils/packaging.py", 21, 49, "426da9bc0f1f"),),
         replaces="structures of tuples and dicts, flattened and packed again",
         why=_UNINSTALLED,
-        test="tests/patches/test_messages.py::test_what_is_flattened_packs_again",
+        test="tests/patches/network/test_messages.py::test_what_is_flattened_packs_again",
     ),
     Patch(
         name="records",

@@ -26,7 +26,7 @@ from routing.addresses import is_dialable
 from routing.errors import DirectoryError
 from routing.links import CONNECT_TIMEOUT, Context, Socket
 from routing.membership.directory_link import TTL, Announced, Answer, DirectoryLink
-from routing.membership.enrolment import Admission
+from routing.membership.enrolment import Enrolment
 from routing.membership.requests import AskAll, AskAny
 from routing.security import DirectoryAddress, Identity, JoinToken, SecurityError
 from routing.view import View, union
@@ -303,7 +303,7 @@ class DirectoryClient:
                 self._join(DirectoryAddress(site.key, site.addresses))
 
     def _join(self, site: DirectoryAddress) -> None:
-        admission = Admission(
+        admission = Enrolment(
             self._context,
             self._poller,
             site,

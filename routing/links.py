@@ -65,10 +65,8 @@ class Connected(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The connection is gone or was not made; the dialer goes on trying until it hangs up.
-
-    `refused`: the other side does not know our key, or is not who we expect (`impostor`: the peer that answers there
-    does not hold the peer's key); `unreachable`: no peer answered.
+    """Lost connection, or one that was not made; the dialer goes on trying until it hangs up. `refused`: the other side
+    does not know our key, or is not the peer (`impostor`); `unreachable`: no peer answered.
     """
 
     peer: str
@@ -123,7 +121,7 @@ def _configure(socket: Socket, identity: Identity) -> None:
 
 
 class Listener:
-    """A ROUTER that only keys admitted by the context's `Gate` can connect to.
+    """Listener: a ROUTER to which only keys that the context's `ZapAuthenticator` admits can connect.
 
     Args:
         admits: whether a key that got in before still may speak. Nothing that another says is received, and its

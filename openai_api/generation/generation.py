@@ -230,11 +230,7 @@ async def _pieces(
     if plan.max_new_tokens == 0:
         yield choice.end()
         return
-    # An async generator, as `Engine` says; its type cannot say so without forbidding the swarm client's.
-    steps = cast(
-        AsyncGenerator[Step, None],
-        engine.stream(answer.model, plan.input_ids, max_new_tokens=plan.max_new_tokens, sampling=plan.sampling),
-    )
+    steps = _steps(engine, answer.model, plan)
     share = answer.work.share()
     last: ChoicePiece | None = None
     tokens: list[wire.Token] = []
@@ -265,6 +261,12 @@ async def _pieces(
         answer.notices.append(notice)
         yield notice
     yield last or choice.end()
+
+
+def _steps(engine: Engine, model: str, plan: ChoicePlan) -> AsyncGenerator[Step, None]:
+    # An async generator, as `Engine` says; its type cannot say so without forbidding the swarm client's.
+    steps = engine.stream(model, plan.input_ids, max_new_tokens=plan.max_new_tokens, sampling=plan.sampling)
+    return cast(AsyncGenerator[Step, None], steps)
 
 
 async def _verified(

@@ -66,7 +66,7 @@ class RoleChange(BaseModel):
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberRequest:
     """Member of the gateway that makes a request, and the accounts that it is about."""
 
     accounts: Accounts
@@ -92,7 +92,7 @@ class Member:
             raise ApiError(409, str(error), code="conflict") from error
 
 
-def member_of(state: State, caller: Caller) -> Member:
+def member_of(state: State, caller: Caller) -> MemberRequest:
     """Raises: ApiError: there are no accounts, or the caller has none."""
     if state.accounts is None:
         message = (
@@ -101,17 +101,17 @@ def member_of(state: State, caller: Caller) -> Member:
         raise ApiError(404, message, code="no_accounts")
     if caller.person is None:
         raise ApiError(403, "The gateway's own key has no account: use a key of a member.", code="no_account")
-    return Member(state.accounts, caller.person, caller.scopes)
+    return MemberRequest(state.accounts, caller.person, caller.scopes)
 
 
-def owner_of(member: Annotated[Member, Depends(member_of)]) -> Member:
+def owner_of(member: Annotated[MemberRequest, Depends(member_of)]) -> MemberRequest:
     """Raises: ApiError: the caller is no owner."""
     member.require_owner()
     return member
 
 
-ByMember = Annotated[Member, Depends(member_of)]
-ByOwner = Annotated[Member, Depends(owner_of)]
+ByMember = Annotated[MemberRequest, Depends(member_of)]
+ByOwner = Annotated[MemberRequest, Depends(owner_of)]
 
 
 @open_router.get("/account")

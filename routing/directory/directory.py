@@ -33,7 +33,7 @@ from routing.directory.store import DirectoryStore
 from routing.errors import DirectoryError
 from routing.limits import RateLimit
 from routing.links import Context, LinkError, Listener, Received
-from routing.membership.enrolment import Admission
+from routing.membership.enrolment import Enrolment
 from routing.security import DirectoryAddress, Identity, JoinToken, SecurityError, ZapAuthenticator, short_id
 from routing.view import only_figures_differ
 
@@ -399,7 +399,7 @@ class Directory:
             return known
         identity = self._ledger.identity
         own = self._registry.roster.sites[identity.public]
-        admission = Admission(
+        admission = Enrolment(
             self._context,
             self._poller,
             site,

@@ -15,7 +15,7 @@ from routing.directory.feed import parts
 from routing.directory.roster import Roster
 from routing.errors import DirectoryError
 from routing.links import Connected, Lost, Received
-from routing.membership.enrolment import Admission, EnrolmentDenied
+from routing.membership.enrolment import Enrolment, EnrolmentDenied
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class DirectoryPeer:
         denied: why not, where it has said so; None: it has not.
     """
 
-    def __init__(self, admission: Admission, clock: Callable[[], float]) -> None:
+    def __init__(self, admission: Enrolment, clock: Callable[[], float]) -> None:
         self._admission = admission
         self._clock = clock
         self._requests = itertools.count(1)

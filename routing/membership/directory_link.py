@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from routing import wire
 from routing.errors import DirectoryError
 from routing.links import Connected, Lost, Received
-from routing.membership.enrolment import Admission, EnrolmentDenied
+from routing.membership.enrolment import Enrolment, EnrolmentDenied
 from routing.view import Mirror, View, only_figures_differ
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class DirectoryLink:
         denied: what the directory said when it said no; None: it has not, or has let the peer in since.
     """
 
-    def __init__(self, admission: Admission, key: str, timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(self, admission: Enrolment, key: str, timeout: float, clock: Callable[[], float]) -> None:
         self._admission = admission
         self._key = key
         self._timeout = timeout

@@ -31,7 +31,7 @@ class EnrolmentDenied(NamedTuple):
     error: DirectoryError
 
 
-class Admission:
+class Enrolment:
     """Enrolment of a peer at one directory, under way.
 
     Args:

@@ -85,8 +85,7 @@ def better_span(
     * Of all servers that may move (`movable`, `ready`), the one whose move leaves the blocks that it touches best off
       is the first; equals by key. All compute the same from the same view.
     * No server begins to move while another server of the model is loading or leaving. Of two that began at once, the
-    one
-      with the greater key goes back.
+      one with the greater key goes back.
     * What `ready` servers other than itself serve must leave each block that the move touches stronger than the weakest
       was. So a move opens no gap, does not lower the throughput of the weakest block, and is never undone.
 
@@ -118,15 +117,19 @@ def better_span(
     if mine is None:
         return None
     after, held[at] = _after(now, held[at], mine), mine
-    span = mine.start, mine.end
+    return (mine.start, mine.end) if _reaches(after, held, movable, wanted) else None
+
+
+def _reaches(throughput: Throughputs, held: list[_Held], movable: list[int], wanted: float) -> bool:
+    """Whether moves, one after the other, raise the weakest block above what is wanted."""
     for _ in range(len(movable)):
-        if after.min() > wanted:
-            return span
-        following = _best_move(after, held, movable)
+        if throughput.min() > wanted:
+            return True
+        following = _best_move(throughput, held, movable)
         if following is None:
-            break
-        i, held[i], after = following
-    return None
+            return False
+        i, held[i], throughput = following
+    return False
 
 
 class _Held(NamedTuple):

@@ -18,7 +18,7 @@ from patches.hosting.module_backend import ModuleBackend, refuse_custom_models  
 from patches.hosting.runtime import Runtime  # noqa: E402
 from patches.network.node import CallError  # noqa: E402
 from tests.patches.conftest import Join  # noqa: E402
-from tests.patches.test_p2p import LIMIT, Text, Toy, serving, stub  # noqa: E402
+from tests.patches.network.test_p2p import LIMIT, Text, Toy, serving, stub  # noqa: E402
 
 
 class Pool(threading.Thread):

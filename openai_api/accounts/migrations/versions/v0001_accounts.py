@@ -12,6 +12,11 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_people()
+    _create_usage()
+
+
+def _create_people() -> None:
     op.create_table(
         "people",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -54,6 +59,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["person_id"], ["people.id"], name="fk_visits_person_id_people"),
     )
     op.create_index("ix_visits_person_id", "visits", ["person_id"])
+
+
+def _create_usage() -> None:
     op.create_table(
         "usage",
         sa.Column("day", sa.String(10), nullable=False),
