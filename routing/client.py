@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -24,11 +23,12 @@ import zmq
 from routing import wire
 from routing.addresses import is_dialable
 from routing.errors import DirectoryError
-from routing.links import CONNECT_TIMEOUT, Context, Socket
+from routing.links import CONNECT_TIMEOUT, Context
 from routing.membership.directory_link import TTL, Announced, Answer, DirectoryLink
 from routing.membership.enrolment import Enrolment
 from routing.membership.requests import AskAll, AskAny
 from routing.security import DirectoryAddress, Identity, JoinToken, SecurityError
+from routing.thread import CommandQueue
 from routing.view import View, union
 
 __all__ = ["DirectoryClient", "DirectoryError", "View"]
@@ -70,9 +70,7 @@ class DirectoryClient:
         self._on_change = on_change
         self._view = View()
         self._changed = threading.Condition()
-        self._commands: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()  # of the waker
-        self._waker: Socket | None = None  # None: not started, or closed
+        self._commands: CommandQueue | None = None  # None: not started
         self._stopping = False
         self._memberships: dict[str, DirectoryLink] = {}  # by the directory's key, those of the token first
         self._said: list[tuple[bool, View]] = []
@@ -100,20 +98,16 @@ class DirectoryClient:
             then.
         """
         self._context: Context = zmq.Context()
-        waker: Socket = self._context.socket(zmq.PAIR)
-        self._woken: Socket = self._context.socket(zmq.PAIR)
-        waker.bind("inproc://wake")
-        self._woken.connect("inproc://wake")
         self._poller = zmq.Poller()
-        self._poller.register(self._woken, zmq.POLLIN)
+        commands = CommandQueue(self._context, self._poller)
         try:
             for site in self._token.directories[:MAX_DIRECTORIES]:
                 self._join(site)
         except (SecurityError, zmq.ZMQError) as error:
             self._context.destroy(linger=0)
             raise DirectoryError(f"the join token names no directory that could be dialled: {error}") from error
-        self._waker = waker
-        self._thread = threading.Thread(target=self._run, name="directory-client", daemon=True)
+        self._commands = commands
+        self._thread = threading.Thread(target=self._run, args=(commands,), name="directory-client", daemon=True)
         self._thread.start()
         # An address that swallows packets takes this long to be given up for the next one.
         most = max(len(site.addresses) for site in self._token.directories)
@@ -131,14 +125,8 @@ class DirectoryClient:
     def close(self) -> None:
         """Withdraw what is announced, and end the connection. A second call does nothing."""
         self.withdraw()
-        with self._lock:
-            waker, self._waker = self._waker, None
-        if waker is not None:
-            self._commands.append(self._stop)
-            with suppress(zmq.Again):
-                waker.send(b"", zmq.NOBLOCK)
+        if self._commands is not None and self._commands.put(self._stop, last=True):
             self._thread.join()
-            waker.close(0)
             self._context.term()
 
     # --- what the directory says -------------------------------------------------------------------------------------
@@ -236,24 +224,17 @@ class DirectoryClient:
             errand.forget()
 
     def _do(self, command: Callable[[], None]) -> None:
-        with self._lock:
-            if self._waker is None:
-                raise DirectoryError("there is no connection to the directory: it was closed, or not started")
-            self._commands.append(command)
-            with suppress(zmq.Again):  # so many wakes wait already that the thread is about to look
-                self._waker.send(b"", zmq.NOBLOCK)
+        if self._commands is None or not self._commands.put(command):
+            raise DirectoryError("there is no connection to the directory: it was closed, or not started")
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, commands: CommandQueue) -> None:
         try:
             while not self._stopping:
                 patience = min(membership.patience() for membership in self._memberships.values())
                 self._poller.poll(int(patience * 1000) + 1)
-                while self._woken.poll(0):
-                    self._woken.recv()
-                while self._commands:
-                    self._commands.popleft()()
+                commands.run()
                 for membership in self._memberships.values():
                     membership.step()
                 self._settle()
@@ -261,7 +242,7 @@ class DirectoryClient:
         finally:
             for membership in self._memberships.values():
                 membership.close()
-            self._woken.close(0)
+            commands.close()
 
     def _settle(self) -> None:
         memberships = list(self._memberships.values())

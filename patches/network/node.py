@@ -10,7 +10,6 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ import zmq
 
 from routing import wire
 from routing.client import DirectoryClient
-from routing.links import Context, Dialer, LinkEvent, Listener, Lost, Received, Socket
+from routing.links import Context, Dialer, LinkEvent, Listener, Lost, Received
 from routing.security import Identity, ZapAuthenticator
+from routing.thread import CommandQueue
 
 log = logging.getLogger(__name__)
 
@@ -133,18 +133,13 @@ class Node:
             raise
         self._dialer = Dialer(self._context, identity, self._poller, expelled=directory.expelled)
         self._requests = itertools.count(1)
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands = CommandQueue(self._context, self._poller)
         self._lock = threading.Lock()
         self._closing = False
         self._methods: dict[str, list[Method]] = {}
         self._turns = itertools.count()
         self._incoming: dict[tuple[bytes, int], tuple[NodeCaller, _Incoming]] = {}
         self._outgoing: dict[int, _Outgoing] = {}
-        self._waker: Socket = self._context.socket(zmq.PAIR)
-        self._waker.bind("inproc://wake")
-        self._woken: Socket = self._context.socket(zmq.PAIR)
-        self._woken.connect("inproc://wake")
-        self._poller.register(self._woken, zmq.POLLIN)
         self._look_at = 0.0
         self._thread = threading.Thread(target=self._run, name="petals-node", daemon=True)
         self._thread.start()
@@ -209,22 +204,15 @@ class Node:
         self._thread.join()
 
     def _do(self, command: Callable[[], None]) -> None:
-        with self._lock:
-            if self._closing:
-                return
-            self._commands.append(command)
-            with suppress(zmq.Again):  # so many wakes wait already that the thread is about to look
-                self._waker.send(b"", zmq.NOBLOCK)
+        if not self._closing:
+            self._commands.put(command)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._closing:
             self._poller.poll(POLL)
-            while self._woken.poll(0):
-                self._woken.recv()
-            while self._commands:
-                self._commands.popleft()()
+            self._commands.run()
             while self.listener is not None and (received := self.listener.receive()) is not None:
                 self._called(received)
             for event in self._dialer.collect():
@@ -241,8 +229,7 @@ class Node:
             if self.listener is not None:
                 self.listener.close()
             self._close_gate()
-            self._woken.close()
-            self._waker.close()
+            self._commands.close()
             self._context.term()
 
     def _close_gate(self) -> None:

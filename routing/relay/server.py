@@ -17,9 +17,8 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -27,10 +26,11 @@ import zmq
 
 from routing import wire
 from routing.addresses import reachable
-from routing.links import Context, Listener, Received, Socket, cannot_listen, split_address
+from routing.links import Context, Listener, Received, cannot_listen, split_address
 from routing.relay.rules import JOINED, PREAMBLE, ZMTP, PendingCall, Preamble, Relay, RelayLimits
 from routing.relay.splice import BACKLOG, IDLE, Background, SplicedStream, connect, serve, splice
 from routing.security import Identity, ZapAuthenticator
+from routing.thread import CommandQueue
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,6 @@ class RelayServer:
         self._clock = clock
         self._relay = Relay(limits)
         self._lock = threading.Lock()  # of the relay, which both threads ask
-        self._calls: deque[PendingCall] = deque()  # to tell the peers of
         self._guests: dict[bytes, _Guest] = {}  # by ticket
         self._resources = ExitStack()
         with self._resources:
@@ -96,9 +95,9 @@ class RelayServer:
             self._resources.callback(gate.close)
             self._listener = Listener(context, "127.0.0.1:0", identity, heard or admits)
             self._resources.callback(self._listener.close)
-            self._waker, self._woken = _pair(context)
-            self._resources.callback(self._waker.close)
-            self._resources.callback(self._woken.close)
+            self._poller = zmq.Poller()
+            self._commands = CommandQueue(context, self._poller)
+            self._resources.callback(self._commands.close)
             self._background = Background("router")
             self._resources.callback(self._background.close)
             self._background.start(serve(listening, self._on_connection))
@@ -123,20 +122,15 @@ class RelayServer:
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set."""
-        poller = zmq.Poller()
-        poller.register(self._listener.socket, zmq.POLLIN)
-        poller.register(self._woken, zmq.POLLIN)
+        self._poller.register(self._listener.socket, zmq.POLLIN)
         while not stop.is_set():
-            poller.poll(TICK)
+            self._poller.poll(TICK)
             for _ in range(BATCH):
                 received = self._listener.receive()
                 if received is None:
                     break
                 self._answer(received)
-            while self._woken.poll(0):
-                self._woken.recv()
-            while self._calls:
-                self._tell(self._calls.popleft())
+            self._commands.run()
 
     def _answer(self, received: Received) -> None:
         peer, message, _, route = received
@@ -202,9 +196,7 @@ class RelayServer:
         loop = asyncio.get_running_loop()
         guest = self._guests[call.ticket] = _Guest(loop.create_future(), loop.create_future())
         try:
-            self._calls.append(call)
-            with suppress(zmq.Again):  # so many wakes wait already that the thread is about to look
-                self._waker.send(b"", zmq.NOBLOCK)
+            self._commands.put(lambda: self._tell(call))
             async with asyncio.timeout(self._relay.limits.patience):
                 peer = await guest.met
             for each in (stream, peer):
@@ -255,11 +247,3 @@ def _listen(bind: str) -> socket.socket:
         )
     except OSError as error:
         raise cannot_listen(bind, error) from None
-
-
-def _pair(context: Context) -> tuple[Socket, Socket]:
-    """Two ends of a line between the threads."""
-    one, other = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-    one.bind("inproc://wake")
-    other.connect("inproc://wake")
-    return one, other

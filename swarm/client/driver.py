@@ -23,8 +23,9 @@ import zmq
 from backends.stage import Array, Output
 from routing import wire
 from routing.client import DirectoryClient
-from routing.links import Connected, Context, Dialer, Lost, Received, Socket
+from routing.links import Connected, Context, Dialer, Lost, Received
 from routing.security import Identity
+from routing.thread import CommandQueue
 from swarm.client.actions import Action, Emit, Finished, PlanRoute, ReportFailure, ReportSuccess, Send
 from swarm.client.planner import Planner, RouteRequest
 from swarm.client.session import RemoteSession
@@ -88,16 +89,9 @@ class Driver:
         self._requests = itertools.count(1)
         self._pings: dict[int, float] = {}
         self._latency: dict[str, float] = {}  # s, the last round trip to each server
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands = CommandQueue(self._context, self._poller)
         self._closing = False
         self._tidy_at = 0.0
-        self._wake_lock = threading.Lock()
-        wake = f"inproc://wake-{id(self)}"
-        self._waker: Socket = self._context.socket(zmq.PAIR)
-        self._waker.bind(wake)
-        self._woken: Socket = self._context.socket(zmq.PAIR)
-        self._woken.connect(wake)
-        self._poller.register(self._woken, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
         self._thread.start()
 
@@ -168,26 +162,18 @@ class Driver:
         """End every session and the thread."""
         self._do(self._prepare_to_close)
         self._thread.join()
-        self._waker.close()
         self._context.term()
 
     def _do(self, command: Callable[[], None]) -> None:
-        with self._wake_lock:
-            if self._closing or not self._thread.is_alive():
-                raise SwarmError("the client is closed")
-            self._commands.append(command)
-            with suppress(zmq.Again):  # so many wakes wait already that the thread is about to look
-                self._waker.send(b"", zmq.NOBLOCK)
+        if self._closing or not self._commands.put(command):
+            raise SwarmError("the client is closed")
 
     # --- in the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._closing or self._commands:
             self._poller.poll(POLL)
-            while self._woken.poll(0):
-                self._woken.recv()
-            while self._commands:
-                self._commands.popleft()()
+            self._commands.run()
             for event in self._dialer.collect():
                 self._on_link(event)
             now = self._clock()
@@ -201,7 +187,7 @@ class Driver:
                 self._tidy_at = now + HOUSEKEEPING
                 self._hang_up()
         self._dialer.close()
-        self._woken.close()
+        self._commands.close()
 
     def _hang_up(self) -> None:
         """On servers that are gone and that are not needed; the others may be wanted again."""

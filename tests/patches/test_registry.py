@@ -11,7 +11,8 @@ import pytest
 
 from patches import PatchError, hooks
 from patches.page import PAGE, written
-from patches.registry import PROVIDED, Lines, Patch, check, patches
+from patches.patch import PROVIDED, Lines, Patch
+from patches.registry import check, patches
 from tests.upstream import ROOT, petals_python
 
 ALL = patches()

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import get_args
+
 import msgspec
 import numpy as np
 import pytest
@@ -126,3 +131,32 @@ HEAD = bytes([wire.VERSION])
 def test_a_refusal_says_why(frames: list[bytes], reason: str) -> None:
     with pytest.raises(wire.WireError, match=reason):
         wire.decode(frames)
+
+
+# --- the page that describes the protocol ----------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
+def test_the_page_is_of_this_version() -> None:
+    assert f"Version {wire.VERSION}." in PAGE
+
+
+def test_the_page_lists_every_message() -> None:
+    names = {message.__name__ for message in get_args(wire.AnyMessage)}
+    assert len(names) > 30
+    assert not {name for name in names if f"`{name}`" not in PAGE}
+
+
+@pytest.mark.parametrize("codes", [wire.RefusalCode, wire.FailureCode])
+def test_the_page_lists_every_code_and_no_other(codes: type[StrEnum]) -> None:
+    kind = "Refused" if codes is wire.RefusalCode else "Failed"
+    table = PAGE.partition("## Codes")[2].partition(f"Of `{kind}`")[2].partition("\nOf `")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(codes)
+
+
+def test_a_refusal_with_a_code_of_a_newer_peer_can_be_read() -> None:
+    message, _ = wire.decode(wire.encode(wire.Refused("not_known_yet", "because")))  # type: ignore[arg-type]
+    assert isinstance(message, wire.Refused) and message.code == "not_known_yet"
+    with pytest.raises(wire.WireError):
+        wire.decode(wire.encode(wire.Failed("s" * 32, 0, "not_known_yet", "because")))  # type: ignore[arg-type]

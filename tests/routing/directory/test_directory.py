@@ -66,7 +66,7 @@ def test_the_join_token_enrols_one_peer_and_does_nothing_else(directory: Directo
 def test_a_member_enrols_nobody_and_speaks_for_itself_only(directory: Directory) -> None:
     with Peer.member_of(directory) as member, Peer.member_of(directory) as other:
         to = directory.token.directory
-        assert "enrol nobody" in reason_of(member.ask(to, wire.Enrol(0, Identity.create().public, "friend")))
+        assert "enrols no peer" in reason_of(member.ask(to, wire.Enrol(0, Identity.create().public, "friend")))
         for message in (wire.Announce(0, server(other.key), 15), wire.Place(0, server(other.key), 1, 15)):
             assert reason_of(member.ask(to, message)) == "not_yours: a server may only speak for its own key"
         assert "no answer to Pong" in reason_of(member.ask(to, wire.Pong(0)))
