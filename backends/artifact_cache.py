@@ -1,4 +1,4 @@
-"""Files that are made of a model once and kept: spans that were cut or compiled.
+"""Artifact cache: files that are made of a model once and kept, spans that were cut or compiled.
 
 The folder of `Options.cache` has a folder for each model and backend, with one for each entry: what is of no use apart.
 An entry holds `entry.json`, which says of what it was made, when it was last opened by the file's time, and a lock of
@@ -117,7 +117,7 @@ def remove(cache: Path, kept: HeldArtifact) -> bool:
 
 
 def _is_open(path: Path) -> bool:
-    """Whether a live process has the entry open; locks that the dead have left are removed."""
+    """Whether a live process has the entry open; locks that dead ones have left are removed."""
     found = False
     for file in path.glob(f"*{_USE}"):
         lock = FileLock(file)

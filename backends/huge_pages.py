@@ -19,20 +19,18 @@ _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 _HUGEPAGE, _COLLAPSE = 14, 25  # advice of madvise(2); the second, since Linux 6.1, moves what is in memory already
 
 
-class Mapping(Protocol):
-    """Mapping of memory, as `psutil.Process.memory_maps(grouped=False)` gives it, in bytes."""
+class MemoryArea(Protocol):
+    """A mapped area of this process, as `psutil.Process.memory_maps(grouped=False)` gives it, in bytes."""
 
     @property
     def addr(self) -> str: ...
-
     @property
     def rss(self) -> int: ...
-
     @property
     def anonymous(self) -> int: ...
 
 
-def areas(mappings: Iterable[Mapping]) -> list[range]:
+def areas(mappings: Iterable[MemoryArea]) -> list[range]:
     """The addresses of large areas that are memory of this process, not of a file."""
     large = [each for each in mappings if each.anonymous >= LEAST and each.anonymous > each.rss // 2]
     return [range(*(int(end, 16) for end in each.addr.split("-"))) for each in large]

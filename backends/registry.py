@@ -1,4 +1,4 @@
-"""Find backends by name: the entry points of the group `swarm.backends`."""
+"""Backend registry: backends by their names, the entry points of the group `swarm.backends`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface between the server and whatever computes a span of blocks.
+"""Stage interface: what lies between the server and whatever computes a span of blocks.
 
 Arrays cross it as NumPy (`ml_dtypes.bfloat16` for bfloat16), so a server needs no tensor library of its own and a
 backend may be built on any. Nothing here does I/O.
@@ -115,11 +115,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of the stage's device, in bytes. `free` is what is left for more KV cache; 0 where that is not known."""
+    """The bytes that a stage takes of its device, and those that are left.
+
+    Attributes:
+        weights: bytes of the span's weights.
+        kv: bytes of the sessions' KV cache.
+        free: bytes that the device has left for more KV cache; None: this device does not say.
+    """
 
     weights: int
     kv: int
-    free: int
+    free: int | None
 
 
 class Stage(Protocol):
@@ -186,10 +192,13 @@ class Backend(Protocol):
         ...
 
     def free_memory(self, options: Options) -> int | None:
-        """Bytes free on the device that a span loaded with these options would lie on; None: the device does not say.
+        """The free bytes of the device that a span loaded with these options would compute on.
+
+        `auto` means what it means to `load`, so only the backend can answer. None: that device does not say; main
+        memory is no answer for a card.
 
         Raises:
-            BackendError: there is no such device.
+            BackendError: this machine, or the engine as it is installed, has no such device.
         """
         ...
 

@@ -21,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
-from backends.llamacpp import reader
+from backends.llamacpp import resolve as llamacpp_models
 from backends.llamacpp.engine import LlamaEngine, LlamaModel
 from backends.llamacpp.library import Library, library
 
@@ -71,7 +71,7 @@ class WholeGguf:
 
     def __init__(self, file: Path, threads: int, endpoints: Sequence[str], remote: int) -> None:
         lib = library()
-        known = reader.read(file)
+        known = llamacpp_models.read(file)
         devices = remote_devices(lib, endpoints)
         model = LlamaModel(lib, str(file), devices, remote + 1)
         self._engine = LlamaEngine(

@@ -32,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import Span
-from backends.llamacpp import cut, precision, reader
+from backends.llamacpp import cut, precision
+from backends.llamacpp import resolve as llamacpp_models
 from backends.llamacpp.library import library
 from benchmarks.kit.petals_client import CLIENT
 from benchmarks.kit.swarm import BenchmarkSwarm, Program, machine_facts
@@ -177,7 +178,7 @@ def of_petals(
 
 def compare(settings: PeerSettings, model: Path) -> list[Peer]:
     """Start our swarm and its peers, measure them, end them."""
-    read = reader.read(model)
+    read = llamacpp_models.read(model)
     python = os.environ.get(PETALS, "")
     with ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))

@@ -72,9 +72,9 @@ class DirectoryClient:
         self._changed = threading.Condition()
         self._commands: CommandQueue | None = None  # None: not started
         self._stopping = False
-        self._memberships: dict[str, DirectoryLink] = {}  # by the directory's key, those of the token first
-        self._said: list[tuple[bool, View]] = []
-        self._errands: dict[Future[Answer], AskAny | AskAll] = {}
+        self._links: dict[str, DirectoryLink] = {}  # by the directory's key, those of the token first
+        self._changes: list[tuple[bool, View]] = []
+        self._requests: dict[Future[Answer], AskAny | AskAll] = {}
         self._server: Announced | None = None  # what is announced
         self._revision = 0
         self._joined: Future[None] = Future()
@@ -147,7 +147,7 @@ class DirectoryClient:
     @property
     def banished(self) -> DirectoryError | None:
         """What a directory said that has expelled this peer itself; no peer deals with it any longer."""
-        denied = [membership.denied for membership in list(self._memberships.values())]
+        denied = [link.denied for link in list(self._links.values())]
         return next((error for error in denied if error is not None and error.code == "expelled"), None)
 
     def wait_for(self, predicate: Callable[[View], bool], timeout: float) -> View:
@@ -171,8 +171,8 @@ class DirectoryClient:
         """
         _check(server)
         answer: Future[Answer] = Future()
-        errand = AskAny(lambda request: wire.Place(request, server, capacity, TTL), answer)
-        match self._ask(partial(self._errands.__setitem__, answer, errand), answer):
+        request = AskAny(lambda request: wire.Place(request, server, capacity, TTL), answer)
+        match self._ask(partial(self._requests.__setitem__, answer, request), answer):
             case wire.Placed(_, start, end):
                 return start, end
             case other:
@@ -215,13 +215,13 @@ class DirectoryClient:
             return answer.result(self._timeout)
         except TimeoutError:
             self._do(partial(self._forget, answer))
-            where = " or ".join(membership.where for membership in list(self._memberships.values()))
+            where = " or ".join(link.where for link in list(self._links.values()))
             raise DirectoryError(f"the directory at {where} did not answer within {self._timeout:g} s") from None
 
     def _forget(self, answer: Future[Answer]) -> None:
-        errand = self._errands.pop(answer, None)
-        if errand is not None:
-            errand.forget()
+        request = self._requests.pop(answer, None)
+        if request is not None:
+            request.forget()
 
     def _do(self, command: Callable[[], None]) -> None:
         if self._commands is None or not self._commands.put(command):
@@ -232,33 +232,33 @@ class DirectoryClient:
     def _run(self, commands: CommandQueue) -> None:
         try:
             while not self._stopping:
-                patience = min(membership.patience() for membership in self._memberships.values())
+                patience = min(link.patience() for link in self._links.values())
                 self._poller.poll(int(patience * 1000) + 1)
                 commands.run()
-                for membership in self._memberships.values():
-                    membership.step()
-                self._settle()
+                for link in self._links.values():
+                    link.step()
+                self._answer_requests()
                 self._look()
         finally:
-            for membership in self._memberships.values():
-                membership.close()
+            for link in self._links.values():
+                link.close()
             commands.close()
 
-    def _settle(self) -> None:
-        memberships = list(self._memberships.values())
-        for answer, errand in list(self._errands.items()):
-            if errand.settle(memberships):
-                del self._errands[answer]
-                if isinstance(errand, AskAll) and answer.exception() is None:
-                    self._server = errand.server
+    def _answer_requests(self) -> None:
+        links = list(self._links.values())
+        for answer, request in list(self._requests.items()):
+            if request.advance(links):
+                del self._requests[answer]
+                if isinstance(request, AskAll) and answer.exception() is None:
+                    self._server = request.server
 
     def _look(self) -> None:
         """Take in what the directories say together, and meet those that we did not know."""
-        memberships = self._memberships.values()
-        said = [(membership.is_current, membership.view) for membership in memberships]
+        links = self._links.values()
+        said = [(link.is_current, link.view) for link in links]
         if any(current for current, _ in said):
-            if not _same(said, self._said):
-                self._said = said
+            if not _same(said, self._changes):
+                self._changes = said
                 view = union((v for current, v in said if current), (v for current, v in said if not current))
                 if view != self._view:
                     self._publish(view)
@@ -266,20 +266,20 @@ class DirectoryClient:
             if not self._joined.done():
                 self._joined.set_result(None)
         elif not self._joined.done():
-            denied = [membership.denied for membership in memberships if membership.denied is not None]
-            if denied and all(membership.is_down for membership in memberships):
+            denied = [link.denied for link in links if link.denied is not None]
+            if denied and all(link.is_down for link in links):
                 self._joined.set_exception(denied[0])
 
     def _meet(self, view: View) -> None:
         """Join the directories that the others know of, and leave those that were expelled."""
-        for key in self._memberships.keys() & view.expelled:
-            if len(self._memberships) > 1:
-                self._memberships.pop(key).close()
+        for key in self._links.keys() & view.expelled:
+            if len(self._links) > 1:
+                self._links.pop(key).close()
         for site in view.directories.values():
-            membership = self._memberships.get(site.key)
-            if membership is not None:
-                membership.move(site.addresses)
-            elif len(self._memberships) < MAX_DIRECTORIES and all(map(is_dialable, site.addresses)):
+            link = self._links.get(site.key)
+            if link is not None:
+                link.move(site.addresses)
+            elif len(self._links) < MAX_DIRECTORIES and all(map(is_dialable, site.addresses)):
                 log.info("there is a directory at %s, too", " or ".join(site.addresses))
                 self._join(DirectoryAddress(site.key, site.addresses))
 
@@ -295,23 +295,23 @@ class DirectoryClient:
             self._clock,
             lambda: self._token.expiry(time.time()),
         )
-        self._memberships[site.key] = DirectoryLink(admission, self._identity.public, self._timeout, self._clock)
-        self._memberships[site.key].hold(self._server)
+        self._links[site.key] = DirectoryLink(admission, self._identity.public, self._timeout, self._clock)
+        self._links[site.key].hold(self._server)
 
     def _trouble(self) -> str:
-        memberships = list(self._memberships.values())
-        denied = next((membership for membership in memberships if membership.denied is not None), None)
-        return "; ".join(dict.fromkeys(m.trouble() for m in ([denied] if denied is not None else memberships)))
+        links = list(self._links.values())
+        denied = next((link for link in links if link.denied is not None), None)
+        return "; ".join(dict.fromkeys(m.trouble() for m in ([denied] if denied is not None else links)))
 
     def _announce(self, server: Announced, answer: Future[Answer]) -> None:
         said = self._revised(server) if isinstance(server, wire.ServerInfo) else server
-        self._errands[answer] = AskAll(said, self._server, answer)
+        self._requests[answer] = AskAll(said, self._server, answer)
 
     def _update(self, server: wire.ServerInfo) -> None:
         if self._server is not None:
             self._server = revised = self._revised(server)
-            for membership in self._memberships.values():
-                membership.update(revised)
+            for link in self._links.values():
+                link.update(revised)
 
     def _revised(self, server: wire.ServerInfo) -> wire.ServerInfo:
         """With the number by which directories and peers tell what is later; it grows over restarts, too."""
@@ -323,9 +323,9 @@ class DirectoryClient:
 
     def _leave(self, goodbyes: Future[list[Future[Answer]]]) -> None:
         self._server = None
-        answers: list[Future[Answer]] = [Future() for _ in self._memberships]
-        for membership, answer in zip(self._memberships.values(), answers, strict=True):
-            membership.leave(answer)
+        answers: list[Future[Answer]] = [Future() for _ in self._links]
+        for link, answer in zip(self._links.values(), answers, strict=True):
+            link.leave(answer)
         goodbyes.set_result(answers)
 
     def _stop(self) -> None:

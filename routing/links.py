@@ -459,7 +459,7 @@ class Dialer:
             self._remember(peer, link.relayed)
             return Connected(peer)
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            # libzmq does not reconnect after a refusal by the other side's gate.
+            # libzmq does not reconnect after a refusal by the other side's authenticator.
             link.denied = True
             link.redial_at = self._clock() + REFUSED_PAUSE
             return Lost(peer, "refused")

@@ -1,4 +1,4 @@
-"""Security: who may speak; identities, join tokens and the gate that lets only known keys in.
+"""Security: who may speak; identities, join tokens and the authenticator that lets only known keys in.
 
 Every connection is encrypted and authenticated by CurveZMQ (https://rfc.zeromq.org/spec/26/). A peer is its CURVE
 public key; a `ZapAuthenticator` answers ZAP (https://rfc.zeromq.org/spec/27/) for each handshake, so a peer whose key
@@ -208,7 +208,7 @@ class ZapAuthenticator:
         self._authenticator.configure_curve_callback(ZAP_DOMAIN, _Credentials(admit))
         self._authenticator.start()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="authenticator", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

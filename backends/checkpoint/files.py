@@ -1,4 +1,4 @@
-"""Files of a model folder: its configuration, and where each tensor lies in its safetensors files."""
+"""A model folder: its configuration, and where each tensor lies in its safetensors files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float6
 
 @dataclass
 class ModelFolder:
-    """Model folder whose configuration and index have been read; shards are opened as they are asked for."""
+    """A model folder whose configuration and index have been read; shards are opened as they are asked for."""
 
     path: Path
     config: dict[str, Any]
@@ -90,8 +90,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_names(path: Path) -> tuple[dict[str, str], dict[str, dict[str, StoredTensor]]]:
-    if (weight_map := read_index(path)) is not None:
-        return weight_map, {}
+    index = read_index(path)
+    if index is not None:
+        return index, {}
     # `consolidated*` are the same weights again, in their maker's own naming.
     single = path / SINGLE
     shards = [single] if single.is_file() else sorted(path.glob("*.safetensors"))

@@ -2,11 +2,11 @@
 
 The family's own code computes; this package only decides what is loaded and what is handed to it:
 
-* `files` reads the model folder (no tensor library);
-* `family` builds the net without weights and learns how its forward treats its blocks;
-* `weights` loads the tensors of a span, `quantize` shrinks them;
-* `view` runs a sub-range of the span, `attention` and `cache` let one batch hold many sessions;
-* `check` compares a block with the family's own forward before the span is served.
+* `backends.checkpoint` reads the model folder (no tensor library);
+* `backends.torch_net` builds the net without weights, learns how its forward treats its blocks, loads the tensors of a
+  span, shrinks them, and runs a sub-range of the span;
+* `stage` serves the span, `attention` and `cache` let one batch hold many sessions;
+* `check` compares a block with the family's own forward, and `loading` does so before the span is served.
 
 torch and transformers are imported on the first call, so that importing this package costs nothing.
 """
@@ -50,12 +50,12 @@ def refusal(model: Path, options: Options) -> str | None:
 
 
 def free_memory(options: Options) -> int | None:
-    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
+    """The free bytes of the options' device; see `backends.stage.Backend.free_memory`."""
     try:
         from backends.torch_net import device
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
-    return device.free_bytes(device.resolve_device(options.device))
+    return device.free_memory(device.resolve_device(options.device))
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

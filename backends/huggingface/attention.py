@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -115,11 +115,15 @@ def attention(
     batch = getattr(_running, "batch", None)
     if not isinstance(batch, PackedCache) or type(attention_mask) is not Visibility:
         raise NotPackedError("its attention is not masked in the usual way")
-    _require_packable(batch, key, attention_mask, kwargs)
+    if batch.keys is not key and not batch.gather:
+        raise NotPackedError("it changes keys after they are cached")
+    if kwargs.get("position_bias") is not None or kwargs.get("is_causal") is False:
+        raise NotPackedError("its attention has a bias of its own")
+    if attention_mask.window == 0 and batch.layer in batch.windowed:
+        raise BackendError("its mask shows tokens that transformers' own cache has forgotten")
     batch.keys = None
-    attend = _attend_sdpa
-    if not batch.sdpa or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        attend = _attend_eager
+    eager = not batch.sdpa or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None
+    attend = _attend_eager if eager else _attend_sdpa
     if len(batch.rows) == 1:
         session, tokens = batch.rows[0]
         if not batch.gather:
@@ -139,15 +143,6 @@ def attention(
         )
         at += tokens
     return torch.cat(out, 1), None
-
-
-def _require_packable(batch: PackedCache, key: torch.Tensor, mask: Visibility, kwargs: Mapping[str, Any]) -> None:
-    if batch.keys is not key and not batch.gather:
-        raise NotPackedError("it changes keys after they are cached")
-    if kwargs.get("position_bias") is not None or kwargs.get("is_causal") is False:
-        raise NotPackedError("its attention has a bias of its own")
-    if mask.window == 0 and batch.layer in batch.windowed:
-        raise BackendError("its mask shows tokens that transformers' own cache has forgotten")
 
 
 def _attend_sdpa(

@@ -64,8 +64,7 @@ class Growing:
 
 
 class TorchKVSession:
-    """Torch KV session: what a stage keeps of one session; the sub-range that it runs, its length, and the state of
-    each layer.
+    """Torch KV session: the sub-range that it runs, its length, and the state of each layer.
 
     `length` is the number of tokens that whole forwards have added. While one runs, layers are ahead of it; `revert`
     takes them back if it fails.

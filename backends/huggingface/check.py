@@ -1,4 +1,4 @@
-"""Check of a loaded span: whether its blocks give the same in our hands as in the family's own.
+"""Check of a span before it is served: whether its blocks give the same in our hands as in the family's own.
 
 One block of each kind in the span runs random input in one piece, without any cache, as transformers runs it, and then
 in pieces, beside another session where the stage is batched. A family whose results differ is run in a simpler way, and
@@ -22,7 +22,7 @@ _BATCHES = ((5, 0), (1, 4), (3, 1))
 _KINDS = 4
 
 
-def choose_way(stage: TransformersStage) -> None:
+def choose_mode(stage: TransformersStage) -> None:
     """Choose how the stage runs: whole batches if that is right for this family, else one row at a time.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Loading of a span: from a model folder to a stage that was checked against the family's own forward."""
+"""Loading: from a model folder to a transformers stage whose results have been compared with the family's own."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def load(path: Path, span: Span, options: Options) -> TransformersStage:
     stage = TransformersStage(net, anatomy, info, span, target, dtype)
     stage.exact = dtype == torch.float32 and options.quantize is None
     stage.mapped = mapped
-    net.flatten_attributes()
-    check.choose_way(stage)
+    net.cache_lookups()
+    check.choose_mode(stage)
     return stage
 
 

@@ -1,4 +1,4 @@
-"""A span of a model, loaded: the `Stage` of this backend."""
+"""Transformers stage: a loaded span of blocks, run by the family's own modules."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class TransformersStage:
         """See `backends.stage.Stage.memory`."""
         kv = sum(session.nbytes() for session in self.sessions.values())
         # The system counts mapped weights as memory that it could have back, which it must not.
-        return Memory(self._weights, kv, max(0, device.free_bytes(self.torch_device) - self.mapped))
+        return Memory(self._weights, kv, max(0, device.free_memory(self.torch_device) - self.mapped))
 
 
 def _bytes_of(net: Net) -> int:

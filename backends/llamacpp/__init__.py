@@ -1,8 +1,8 @@
 """The backend `llama_cpp`: a span cut out of a model into a GGUF file of its own, run by an unmodified llama.cpp.
 
 * `library` finds llama.cpp and declares what is used of it, `layouts` its structures;
-* `source` is what is known of a model, whatever it is stored as: `ggufs` and `folders` read it, `families` knows what
-  llama.cpp calls the parts of a Hugging Face model;
+* `source` is what is known of a model, whatever it is stored as: `resolve` finds out what a path means, `ggufs` and
+  `folders` read it, `families` knows what llama.cpp calls the parts of a Hugging Face model;
 * `architectures` says which of llama.cpp's architectures can be cut, and how;
 * `precision` chooses the type of every tensor, `cut` writes a span;
 * `engine` runs it, `stage` serves it.
@@ -32,7 +32,7 @@ def missing() -> str | None:
 def describe(model: Path, options: Options | None = None) -> ModelInfo:
     """Read configuration and headers; see `backends.stage.Backend.describe`."""
     from backends.llamacpp import stage
-    from backends.llamacpp.reader import read
+    from backends.llamacpp.resolve import read
 
     source = read(Path(model))
     return source.info() if options is None else stage.held(source, options)
@@ -41,7 +41,7 @@ def describe(model: Path, options: Options | None = None) -> ModelInfo:
 def refusal(model: Path, options: Options) -> str | None:
     """Why it should not be taken by itself; see `backends.stage.Backend.refusal`."""
     from backends.llamacpp import library, precision, stage
-    from backends.llamacpp.reader import read
+    from backends.llamacpp.resolve import read
 
     try:
         library.find()
@@ -57,11 +57,11 @@ def refusal(model: Path, options: Options) -> str | None:
 
 
 def free_memory(options: Options) -> int | None:
-    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
+    """The free bytes of the options' device; see `backends.stage.Backend.free_memory`."""
     from backends.llamacpp import library, stage
 
-    loaded = library.library()
-    return loaded.free_bytes(stage.find_device(loaded, options.device)[1])
+    lib = library.library()
+    return lib.free_memory(stage.find_device(lib, options.device)[1])
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

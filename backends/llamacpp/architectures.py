@@ -14,7 +14,7 @@ from backends.stage import BackendError
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Architecture of llama.cpp, as far as it can be cut into spans.
+    """One of llama.cpp's architectures, and what to mind where its models are cut.
 
     Attributes:
         marks: the graph marks the input of every block, so that it can be asked for without a callback.
@@ -49,8 +49,8 @@ def architecture(name: str, blocks: int) -> Architecture:
     known = KNOWN.get(name)
     if known is None:
         raise BackendError(
-            f"this backend does not cut models of llama.cpp's architecture {name}, because what their blocks do by "
-            f"their number has not been studied; it knows {', '.join(KNOWN)}. Take --backend transformers"
+            f"this backend does not cut models of llama.cpp's architecture {name}, because it is not known what "
+            f"their blocks do by their number; it knows {', '.join(KNOWN)}. Take --backend transformers"
         )
     if blocks in known.by_count:
         raise BackendError(

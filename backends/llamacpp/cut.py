@@ -1,4 +1,4 @@
-"""A span as a GGUF file of its own, written once and kept.
+"""Span cutting: a span as a GGUF file of its own, written once and kept.
 
 Blocks are renumbered from 0 and lists with an entry per block are cut. Embedding and head are there only where the
 span needs them; where llama.cpp wants a tensor all the same, the file has a hole in its place, which takes no room on
@@ -29,7 +29,7 @@ from backends.llamacpp.source import EMBEDDING, HEAD, NORM, MetadataValue, Sourc
 from backends.stage import Array, BackendError, Span
 
 FORMAT = 2  # of what is written here; another one is cut anew
-_NO_VOCABULARY = 32  # entries of an embedding that are not used
+_NO_VOCABULARY = 32  # entries of an embedding that no token uses
 Progress = Callable[[int, int], None]
 
 

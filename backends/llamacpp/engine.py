@@ -49,7 +49,7 @@ class LlamaModel:
 
 
 class LlamaEngine:
-    """Engine of llama.cpp for one sub-range of a span.
+    """A context of llama.cpp that runs packed tokens over the file of a span.
 
     Args:
         width: of hidden states.
@@ -116,12 +116,12 @@ class LlamaEngine:
         batch.n_seq_id, batch.seq_id = self._ones.ctypes.data, self._lists.ctypes.data
         return batch
 
-    def run(self, inputs: Array, positions: Array, ids: Array, wanted: Array, hidden: bool = False) -> Array:
+    def run(self, inputs: Array, positions: Array, ids: Array | np.int32, wanted: Array, hidden: bool = False) -> Array:
         """Compute at most `BATCH` tokens and extend their sequences.
 
         Args:
             inputs: `[tokens]` int32 ids, or `[tokens, width]` float32 hidden states.
-            positions, ids: of each token, its place and its sequence.
+            positions, ids: of each token, its place and its sequence; one id where all are of one sequence.
             wanted: `[tokens]` flags, at most `OUTPUTS` set: of which tokens logits are given. In a span that is not the
                 tail, all tokens' hidden states are.
             hidden: hidden states after the final norm instead of logits; at most `OUTPUTS` tokens.
@@ -156,14 +156,13 @@ class LlamaEngine:
     def _result(self, tokens: int, hidden: bool) -> Array:
         if self.leave is not None:
             if not self._marked:
-                taken: Array | None = self._taken
-                assert taken is not None, "the graph has no such node"
-                return taken
+                assert self._taken is not None, "the graph has no such node"
+                return self._taken
             return self._copy(self._library.get_layer_input(self._handle, self._layer), tokens, self.width)
         if hidden:  # llama.cpp then gives all
             final = self._copy(self._library.llama_get_embeddings(self._handle), tokens, self.width)
-            wanted: Array = final[self._wanted[:tokens] != 0]
-            return wanted
+            some: Array = final[self._wanted[:tokens] != 0]
+            return some
         outputs = int(self._wanted[:tokens].sum())
         return self._copy(self._library.llama_get_logits(self._handle), outputs, self._vocabulary)
 

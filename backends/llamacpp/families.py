@@ -35,7 +35,7 @@ def _float(value: float) -> MetadataValue:
 
 @dataclass(frozen=True)
 class GgufFamily:
-    """Family of models: what llama.cpp calls the parts of a Hugging Face model.
+    """A family of transformers, and what llama.cpp has otherwise in it.
 
     Attributes:
         arch: of the `gguf` package.
@@ -179,10 +179,10 @@ def _experts(config: Config) -> int:
 
 def _rope(config: Config) -> dict[str, Any]:
     """RoPE's parameters, as transformers writes them since version 5 or did before."""
-    new = config.get("rope_parameters") or {}
+    new: dict[str, Any] = config.get("rope_parameters") or {}
     new = new.get("full_attention", new)
-    old = config.get("rope_scaling") or {}
-    rope = {"rope_theta": config.get("rope_theta", 10000.0), **old, **(new or {})}
+    old: dict[str, Any] = config.get("rope_scaling") or {}
+    rope = {"rope_theta": config.get("rope_theta", 10000.0), **old, **new}
     if "type" in old:
         rope.setdefault("rope_type", old["type"])
     if "partial_rotary_factor" in config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from backends.checkpoint import files  # knows the format, and no tensor library
+from backends.checkpoint.headers import StoredTensor
 from backends.llamacpp import families
 from backends.llamacpp.source import MetadataValue, SourceTensor, Type, WeightSource
 from backends.stage import Array, BackendError
@@ -108,27 +108,20 @@ class _Opened:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._files: dict[str, tuple[Array, dict[str, tuple[str, list[int], int, int]]]] = {}
+        self._files: dict[str, Array] = {}
 
-    def tensor(self, shard: str, name: str) -> Array:
+    def tensor(self, shard: str, name: str, stored: StoredTensor) -> Array:
         if shard not in self._files:
-            data: Array = np.memmap(self._path / shard, np.uint8, "r")
-            length = int(data[:8].view("<u8")[0])
-            header = json.loads(data[8 : 8 + length].tobytes())
-            header.pop("__metadata__", None)
-            places = {n: (e["dtype"], e["shape"], *e["data_offsets"]) for n, e in header.items()}
-            self._files[shard] = data[8 + length :], places
-        data, places = self._files[shard]
-        dtype, shape, start, end = places[name]
-        if dtype not in _DTYPES:
-            raise BackendError(f"{self._path / shard} holds {name} as {dtype}, which cannot be converted")
-        return np.frombuffer(data[start:end], _DTYPES[dtype]).reshape(shape)
+            self._files[shard] = np.memmap(self._path / shard, np.uint8, "r")
+        if stored.dtype not in _DTYPES:
+            raise BackendError(f"{self._path / shard} holds {name} as {stored.dtype}, which cannot be converted")
+        data = self._files[shard][stored.offset : stored.offset + stored.nbytes]
+        return np.frombuffer(data, _DTYPES[stored.dtype]).reshape(stored.shape)
 
 
 def _parts(
     opened: _Opened, folder: files.ModelFolder, several: list[str], mend: Callable[[Array], Array] | None
 ) -> Iterator[Array]:
     for name in several:
-        folder.tensor(name)  # says what is wrong with its file
-        array = opened.tensor(folder.weight_map[name], name)
+        array = opened.tensor(folder.weight_map[name], name, folder.tensor(name))
         yield mend(array) if mend else array

@@ -1,4 +1,4 @@
-"""llama.cpp's structures (`include/llama.h`), as far as they are used, and how to tell which of its versions is there.
+"""Layouts: llama.cpp's structures (`include/llama.h`), as far as used, and how to tell which version is there.
 
 Parameters change from version to version without the library saying so. What it gives as defaults is compared with
 what the layouts known here would hold, and an unknown one is refused rather than written to.

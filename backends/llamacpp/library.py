@@ -11,8 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from backends import system_memory
 from backends.llamacpp import layouts
 from backends.stage import BackendError
 
@@ -172,13 +171,17 @@ class Library:
         gpus = [device for device in every if self.ggml_backend_dev_type(device) in (1, 2)]  # discrete, integrated
         return {self.ggml_backend_dev_name(device).decode(): device for device in gpus}
 
-    def free_bytes(self, device: int | None) -> int:
-        """What a GPU has left, by its handle; None: main memory."""
+    def free_memory(self, device: int | None) -> int | None:
+        """The bytes that a device of `devices` has left; those of main memory where it is None, which is the CPU.
+
+        Returns:
+            None where the device's driver does not say: ggml then gives a size of 0.
+        """
         if device is None:
-            return psutil.virtual_memory().available
+            return system_memory.available()
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        return free.value
+        return free.value if total.value else None
 
     def _symbol(self, name: str) -> Any:
         for library in self._libraries:

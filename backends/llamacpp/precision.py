@@ -1,4 +1,4 @@
-"""Precision: which type each tensor of a span gets, and the way there.
+"""Precision: the type that each tensor of a span gets, and the way there.
 
 `--quantize q4_0` and its like follow llama.cpp's own choice for models of that name (`src/llama-quant.cpp`): matrices
 of blocks in that type, the head one step finer, vectors in float32. The numbers are llama.cpp's as well
@@ -8,19 +8,22 @@ of blocks in that type, the head one step finer, vectors in float32. The numbers
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
-from gguf import GGML_QUANT_SIZES
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from backends.llamacpp.library import Library
 from backends.llamacpp.source import EMBEDDING, HEAD, SourceTensor, Type, WeightSource
 from backends.stage import Array, BackendError
 
 PLAIN = {"float32": Type.F32, "bfloat16": Type.BF16, "float16": Type.F16}
-QUANTISED = {name: getattr(Type, name.upper()) for name in ("q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0")}
+QUANTISED = {
+    name: GGMLQuantizationType[name.upper()] for name in ("q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0")
+}
 # What takes the place of a type whose blocks of 256 numbers do not fit into a row.
 _SMALLER_BLOCKS = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 _NUMPY = {Type.F32: np.float32, Type.F16: np.float16, Type.BF16: ml_dtypes.bfloat16}
@@ -68,11 +71,8 @@ def _is_matrix(tensor: SourceTensor) -> bool:
 
 def nbytes(shape: tuple[int, ...], kind: Type) -> int:
     """Bytes of a tensor of this type."""
-    numbers, size = GGML_QUANT_SIZES[kind]
-    count = 1
-    for length in shape:
-        count *= length
-    return int(count // numbers * size)
+    numbers, size = map(int, GGML_QUANT_SIZES[kind])
+    return math.prod(shape) // numbers * size
 
 
 def data(tensor: SourceTensor, kind: Type, library: Library, workers: ThreadPoolExecutor) -> Iterator[Array]:

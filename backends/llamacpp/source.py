@@ -1,4 +1,4 @@
-"""Source of weights: a model, whatever it is stored as, in llama.cpp's terms."""
+"""Weight source: what is known of a model, whatever it is stored as, in llama.cpp's terms."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Source of weights: a model, whatever it is stored as, in llama.cpp's terms.
+    """A model in llama.cpp's terms, whatever it is stored as.
 
     Attributes:
         path: the file or folder, for messages.

@@ -1,4 +1,4 @@
-"""A span of a model, run by llama.cpp: the `Stage` of this backend."""
+"""llama.cpp stage: a span of blocks, cut out of a model and run by llama.cpp."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from backends.llamacpp import cut, precision
 from backends.llamacpp.architectures import architecture
 from backends.llamacpp.engine import BATCH, OUTPUTS, SEQUENCES, LlamaEngine, LlamaModel, chunks
 from backends.llamacpp.library import Library, library
-from backends.llamacpp.reader import read
+from backends.llamacpp.resolve import read
 from backends.llamacpp.source import WeightSource
 from backends.stage import Array, BackendError, Batch, Memory, ModelInfo, Options, Row, Span
 
-KV_SHARE = 0.3  # of the free memory, for the KV cache where no option says how large it is to be
+KV_SHARE = 0.3  # of the free memory, for the KV cache where --kv-tokens does not say
 KV_LEAST, KV_MOST = 2048, 32_768  # tokens
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _KV = {"auto": "", "float32": "float32", "float16": "float16", "q8_0": "q8_0"}
@@ -155,7 +155,7 @@ class LlamaStage:
         self._free = {id(self._main): list(range(SEQUENCES))}
 
     def _default_tokens(self) -> int:
-        fitting = int(self.memory().free * KV_SHARE) // max(self.kv_bytes_per_token, 1)
+        fitting = int((self.memory().free or 0) * KV_SHARE) // max(self.kv_bytes_per_token, 1)
         wanted = min(max(self.model.context_length, KV_MOST // 2), KV_MOST)
         return max(KV_LEAST, min(fitting, wanted))
 
@@ -178,7 +178,7 @@ class LlamaStage:
         span = Span(*batch.span)
         batch_checks.require(batch, self.span, self.model, self._sessions.get)
         engine = self._main if span == self.span else self._for_parts()
-        sessions = self._sit(batch.rows, span, engine)
+        sessions = self._assign_sequences(batch.rows, span, engine)
         tail = span.end == self.model.blocks
         if engine is self._parts:
             engine.enter = span.start - self.span.start if span.start > self.span.start else None
@@ -209,7 +209,7 @@ class LlamaStage:
             row = batch.rows[0]
             positions = np.arange(row.position, row.position + row.length, dtype=np.int32)
             wanted = (np.arange(row.length) >= row.length - row.outputs) & tail
-            return engine.run(inputs, positions, np.array(sessions[0].sequence, np.int32), wanted, hidden)
+            return engine.run(inputs, positions, np.int32(sessions[0].sequence), wanted, hidden)
         lengths = [row.length for row in batch.rows]
         outputs = [row.outputs * tail for row in batch.rows]
         positions = np.concatenate([np.arange(r.position, r.position + r.length, dtype=np.int32) for r in batch.rows])
@@ -219,7 +219,7 @@ class LlamaStage:
         parts = [engine.run(inputs[a:b], positions[a:b], ids[a:b], wanted[a:b], hidden) for a, b in cuts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _sit(self, rows: Sequence[Row], span: Span, engine: LlamaEngine) -> list[LlamaKVSession]:
+    def _assign_sequences(self, rows: Sequence[Row], span: Span, engine: LlamaEngine) -> list[LlamaKVSession]:
         """The session of each row; new ones get a sequence."""
         free = self._free[id(engine)]
         if sum(row.session not in self._sessions for row in rows) > len(free):
@@ -253,4 +253,4 @@ class LlamaStage:
     def memory(self) -> Memory:
         """See `backends.stage.Stage.memory`; `kv` is what the sessions fill of the room that is held for them."""
         used = sum(session.length for session in getattr(self, "_sessions", {}).values()) * self.kv_bytes_per_token
-        return Memory(self._weights, used, self._loaded.library.free_bytes(self._handle))
+        return Memory(self._weights, used, self._loaded.library.free_memory(self._handle))

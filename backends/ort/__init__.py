@@ -2,9 +2,9 @@
 
 * `devices` finds what ONNX Runtime can compute on here, by the names that `--device` takes;
 * `builder` has onnxruntime-genai's model builder write the graph of one block or of what follows the last, `export`
-  (with `products`) has torch write it for families that the builder does not know; `families` says which;
+  (with `operator_layers`) has torch write it for families that the builder does not know; `families` says which;
 * `compiled` keeps those graphs on the disk, `graphs` reads, writes and joins them;
-* `places` holds keys and values, `engine` runs a joined graph, `stage` serves a span.
+* `kv_cache` holds keys and values, `engine` runs a joined graph, `stage` serves a span.
 
 Blocks and the LM head run in ONNX Runtime. The embedding does not: it is a look-up of a few rows in a table that stays
 in the model's own file, where a graph would hold a copy of all of it in memory.
@@ -50,12 +50,12 @@ def refusal(model: Path, options: Options) -> str | None:
 
 
 def free_memory(options: Options) -> int | None:
-    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
+    """The free bytes of the options' device; see `backends.stage.Backend.free_memory`."""
     try:
         from backends.ort import devices
     except ImportError as error:
         raise BackendError(_NEEDS.format(error)) from error
-    return devices.free_bytes(devices.find(options.device))
+    return devices.free_memory(devices.find(options.device))
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

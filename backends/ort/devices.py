@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
-import psutil
 import pynvml
 
+from backends import system_memory
 from backends.stage import BackendError
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Device of ONNX Runtime, and the provider that computes there.
+    """A device that ONNX Runtime computes on.
 
     Attributes:
         name: as `--device` names it, e.g. `cuda`.
@@ -135,11 +135,14 @@ def _add_plugin(options: ort.SessionOptions, device: Device, data: Path) -> None
     options.add_provider_for_devices([found[device.index]], {"nv_runtime_cache_path": str(engines)})
 
 
-def free_bytes(device: Device) -> int | None:
-    """What the device has left, in bytes; None for DirectML, which does not say."""
-    if device.memory == "dml":
+def free_memory(device: Device) -> int | None:
+    """The bytes that the device has left; None for DirectML, which does not say, and where NVML is not there."""
+    if device.memory == "cpu":
+        return system_memory.available()
+    if device.memory != "cuda":
         return None
-    if device.memory == "cuda":
+    try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(device.index)).free)
-    return int(psutil.virtual_memory().available)
+    except pynvml.NVMLError:
+        return None

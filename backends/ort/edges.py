@@ -42,9 +42,7 @@ class OnnxEmbedding:
 
 
 class FamilyEmbedding:
-    """Family embedding: what comes before blocks that are exported, as the family's own forward has it; positions and
-    norms, too.
-    """
+    """Family embedding: what comes before exported blocks, positions and norms too."""
 
     def __init__(self, path: Path) -> None:
         folder, net, anatomy, plan = models.examine(path)
@@ -59,9 +57,10 @@ class FamilyEmbedding:
 
     def __call__(self, ids: Array, positions: Array) -> Array:
         """`[tokens, width]` float32 of `[tokens]` ids and positions."""
-        pieces = [torch.split(torch.from_numpy(array.astype(np.int64)), CHUNK) for array in (ids, positions)]
+        tokens, places = (torch.from_numpy(array.astype(np.int64)) for array in (ids, positions))
+        pieces = zip(torch.split(tokens, CHUNK), torch.split(places, CHUNK), strict=True)
         with torch.inference_mode():
-            out: Array = torch.cat([self._view.hidden(x, at, None) for x, at in zip(*pieces, strict=True)]).numpy()
+            out: Array = torch.cat([self._view.hidden(some, at, None) for some, at in pieces]).numpy()
         return out
 
 

@@ -1,6 +1,6 @@
-"""A row of blocks as one session of ONNX Runtime, run over the sessions of a swarm.
+"""ONNX engine: a row of blocks as one session of ONNX Runtime, run over the sessions of a swarm.
 
-A step of single tokens, one of each session, is one run for all sessions that sit on the same board. A piece of a
+A step of single tokens, one of each session, is one run for all sessions that lie in the same slab. A piece of a
 prompt is a run of its own: the kernel of grouped-query attention takes one sequence at a time where it has both earlier
 tokens and several new ones.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from backends.ort import devices
 from backends.ort.builder import LAST_POSITIONS, LONGEST, POSITIONS
@@ -21,13 +21,13 @@ from backends.ort.kv_cache import Slab, Slot, SlotPool
 from backends.stage import Array, Span
 
 CHUNK = 512  # tokens of a prompt that are run at once; attention scores take CHUNK x length for every head
-GAP = 2  # places between two sessions that ride along rather than have their neighbours run apart
+GAP = 2  # slots between two sessions that ride along rather than have their neighbours run apart
 
 Piece = tuple[Slot, int]  # and the number of its new tokens
 
 
 class OrtEngine:
-    """Engine of ONNX Runtime for one sub-range of a span.
+    """A row of blocks as one session of ONNX Runtime, run over the sessions of a swarm.
 
     Args:
         graph: of the blocks, joined.
@@ -40,7 +40,7 @@ class OrtEngine:
         shapes = {entry.name: entry.shape for entry in self.session.get_inputs()}
         key, value = (shapes[f"past_key_values.{span.start}.{kind}"][1::2] for kind in ("key", "value"))
         self.inputs = frozenset(shapes)
-        self.places = SlotPool(device, span.end - span.start, (key, value), clean=LONGEST not in shapes)
+        self.pool = SlotPool(device, span.end - span.start, (key, value), clean=LONGEST not in shapes)
 
     def run(self, hidden: Array, pieces: Sequence[Piece]) -> Array:
         """Run packed tokens; the sessions' lengths stay as they are.
@@ -54,37 +54,37 @@ class OrtEngine:
         Raises:
             MemoryError: there is no room; nothing has changed.
         """
-        for seat, length in pieces:
-            self.places.fit(seat, seat.length + length)
+        for slot, length in pieces:
+            self.pool.grow(slot, slot.length + length)
         hidden = np.ascontiguousarray(hidden, self.dtype)
         out = np.empty_like(hidden)
         starts = np.cumsum([0, *(length for _, length in pieces)])
         single: dict[Slab, dict[int, int]] = {}
-        for (seat, length), start in zip(pieces, starts, strict=False):
+        for (slot, length), start in zip(pieces, starts, strict=False):
             if length == 1:
-                single.setdefault(seat.board, {})[seat.place] = int(start)
+                single.setdefault(slot.slab, {})[slot.index] = int(start)
                 continue
             for at in range(0, length, CHUNK):
                 some = slice(int(start) + at, int(start) + min(at + CHUNK, length))
-                position = seat.length + at
+                position = slot.length + at
                 lengths = np.array([position + some.stop - some.start], np.int32)
-                out[some] = self._run(seat.board, (seat.place, seat.place + 1), hidden[None, some], lengths)[0]
-        for board, places in single.items():
-            for first, last in _runs(sorted(places)):
+                out[some] = self._run(slot.slab, (slot.index, slot.index + 1), hidden[None, some], lengths)[0]
+        for slab, indexes in single.items():
+            for first, last in _runs(sorted(indexes)):
                 lengths = np.ones(last - first, np.int32)
-                lengths += [seat.length if seat else 0 for seat in board.seats[first:last]]
+                lengths += [slot.length if slot else 0 for slot in slab.slots[first:last]]
                 x = np.zeros((last - first, 1, hidden.shape[1]), self.dtype)
-                there = {place: start for place, start in places.items() if first <= place < last}
-                for place, start in there.items():
-                    x[place - first, 0] = hidden[start]
-                y = self._run(board, (first, last), x, lengths)
-                for place, start in there.items():
-                    out[start] = y[place - first, 0]
+                there = {index: start for index, start in indexes.items() if first <= index < last}
+                for index, start in there.items():
+                    x[index - first, 0] = hidden[start]
+                y = self._run(slab, (first, last), x, lengths)
+                for index, start in there.items():
+                    out[start] = y[index - first, 0]
         return out
 
-    def _run(self, board: Slab, places: tuple[int, int], x: Array, lengths: Array) -> Array:
+    def _run(self, slab: Slab, indexes: tuple[int, int], x: Array, lengths: Array) -> Array:
         """Args: lengths: of each session after the step, `[batch]`; x: `[batch, tokens, width]`."""
-        binding = board.bindings.get(places) or self._bind(board, places)
+        binding = slab.bindings.get(indexes) or self._bind(slab, indexes)
         y = np.empty_like(x)
         last = lengths - np.int32(1)
         inputs: list[tuple[str, Array]] = [(f"hidden.{self.span.start}", x), (LAST_POSITIONS, last)]
@@ -104,31 +104,31 @@ class OrtEngine:
             raise
         return y
 
-    def _bind(self, board: Slab, places: tuple[int, int]) -> Any:
-        first, last = places
+    def _bind(self, slab: Slab, indexes: tuple[int, int]) -> ort.IOBinding:
+        first, last = indexes
         binding = self.session.io_binding()
-        whole = (first, last) == (0, len(board.seats))
-        for index, array in enumerate(board.arrays):
+        whole = (first, last) == (0, len(slab.slots))
+        for index, array in enumerate(slab.arrays):
             block, kind = self.span.start + index // 2, ("key", "value")[index % 2]
             past, present = f"past_key_values.{block}.{kind}", f"present.{block}.{kind}"
             if whole:
                 binding.bind_ortvalue_input(past, array)
                 binding.bind_ortvalue_output(present, array)
             else:
-                shape = (last - first, *board.shapes[index % 2][1:])
-                where = (self.device.memory, self.device.index, self.dtype, shape, board.address(index, first))
+                shape = (last - first, *slab.shapes[index % 2][1:])
+                where = (self.device.memory, self.device.index, self.dtype, shape, slab.address(index, first))
                 binding.bind_input(past, *where)
                 binding.bind_output(present, *where)
-        board.bindings[places] = binding
+        slab.bindings[indexes] = binding
         return binding
 
 
-def _runs(places: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ranges of places to run together: neighbours, and those that only few others lie between."""
-    first = last = places[0]
-    for place in places[1:]:
-        if place - last > GAP + 1:
+def _runs(indexes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The ranges of slots to run together: neighbours, and those that only few others lie between."""
+    first = last = indexes[0]
+    for index in indexes[1:]:
+        if index - last > GAP + 1:
             yield first, last + 1
-            first = place
-        last = place
+            first = index
+        last = index
     yield first, last + 1

@@ -20,7 +20,7 @@ _PLAIN = frozenset({"default"})
 
 @dataclass(frozen=True, slots=True)
 class OnnxFamily:
-    """Family of models, as the model builder knows it.
+    """A family whose blocks can be compiled.
 
     Attributes:
         builder: the builder's class.

@@ -30,26 +30,20 @@ def write(model: ir.Model, folder: Path, name: str) -> int:
         with work.open("wb") as file:
             for value in model.graph.initializers.values():
                 tensor = value.const_value
-                assert tensor is not None
+                assert tensor is not None and tensor.name is not None
                 if tensor.nbytes < INLINE:
                     continue
                 raw = tensor.tobytes()
                 total += len(raw)
-                name_in_graph = tensor.name or ""
-                if "layers." in name_in_graph or "lm_head" in name_in_graph:
+                if "layers." in tensor.name or "lm_head" in tensor.name:
                     file.seek(-(-file.tell() // ALIGNMENT) * ALIGNMENT)
                     place, offset = data.name, file.tell()
                     file.write(raw)
                 else:
                     place, offset = _shared(raw, folder), 0
+                shape = ir.Shape(tensor.shape.numpy())
                 value.const_value = ir.ExternalTensor(
-                    place,
-                    offset,
-                    len(raw),
-                    tensor.dtype,
-                    shape=ir.Shape(tensor.shape.numpy()),
-                    name=name_in_graph,
-                    base_dir=folder,
+                    place, offset, len(raw), tensor.dtype, shape=shape, name=tensor.name, base_dir=folder
                 )
         work.replace(data)
         work = _work(folder / f"{name}.onnx")

@@ -84,7 +84,13 @@ class _Experts(nn.Module):
         if bits is not None:
             self.operator = "com.microsoft::QMoE"
             form = {"expert_weight_bits": bits, "block_size": BLOCK, "weights_prepacked": 0, "accuracy_level": 4}
-        self.gate = {"activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 0, **gate, **form}
+        self.gate: dict[str, int | float | str] = {
+            "activation_type": "swiglu",
+            "swiglu_fusion": 1,
+            "normalize_routing_weights": 0,
+            **gate,
+            **form,
+        }
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         shares = torch.zeros(hidden.shape[0], self.count, dtype=weights.dtype).scatter(1, index, weights)
@@ -111,4 +117,4 @@ def _weights(experts: torch.Tensor, bits: int | None) -> nn.ParameterList:
 
 def _interleaved(rows: torch.Tensor) -> torch.Tensor:
     """Gate and up by turns, which lay one after the other."""
-    return rows.reshape(rows.shape[0], 2, -1, *rows.shape[2:]).transpose(1, 2).flatten(1, 2)
+    return rows.reshape(len(rows), 2, -1, *rows.shape[2:]).transpose(1, 2).flatten(1, 2)

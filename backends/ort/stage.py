@@ -1,4 +1,4 @@
-"""A span of a model, run by ONNX Runtime: the `Stage` of this backend."""
+"""ONNX stage: a span of blocks, compiled and run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -137,10 +137,10 @@ def load(path: Path, span: Span, options: Options) -> OnnxStage:
 
 @dataclass(frozen=True, slots=True)
 class OnnxKVSession:
-    """A seat of the engine that runs this sub-range."""
+    """A session's slot in the engine that runs this sub-range."""
 
     engine: OrtEngine
-    seat: Slot
+    slot: Slot
 
     @property
     def span(self) -> Span:
@@ -148,7 +148,7 @@ class OnnxKVSession:
 
     @property
     def length(self) -> int:
-        return self.seat.length
+        return self.slot.length
 
 
 class OnnxStage:
@@ -179,7 +179,7 @@ class OnnxStage:
         self.weights = 0
         self._device, self._make = device, engine
         self._engines = {span: engine(span)}
-        self.kv_bytes_per_token = self._engines[span].places.token_bytes
+        self.kv_bytes_per_token = self._engines[span].pool.token_bytes
         self._sessions: dict[str, OnnxKVSession] = {}
 
     def forward(self, batch: Batch) -> Array:
@@ -193,24 +193,24 @@ class OnnxStage:
         try:
             for row in batch.rows:
                 if row.session not in self._sessions:
-                    new[row.session] = engine.places.take(row.length)
-            seats = [new.get(row.session) or self._sessions[row.session].seat for row in batch.rows]
+                    new[row.session] = engine.pool.acquire(row.length)
+            slots = [new.get(row.session) or self._sessions[row.session].slot for row in batch.rows]
             hidden = batch.inputs
             if span.start == 0:
                 assert self.embedding is not None
                 positions = [np.arange(row.position, row.position + row.length) for row in batch.rows]
                 hidden = self.embedding(hidden, np.concatenate(positions))
-            pieces = [(seat, row.length) for seat, row in zip(seats, batch.rows, strict=True)]
+            pieces = [(slot, row.length) for slot, row in zip(slots, batch.rows, strict=True)]
             out = self._finish(engine.run(hidden, pieces), batch)
         except BaseException as error:
-            for seat in new.values():
-                engine.places.give_back(seat)
+            for slot in new.values():
+                engine.pool.release(slot)
             if isinstance(error, MemoryError):
                 raise MemoryError(f"{self.device}: {error}; end some sessions or shorten the prompt") from error
             raise
-        for seat, row in zip(seats, batch.rows, strict=True):
-            seat.length += row.length
-            self._sessions[row.session] = OnnxKVSession(engine, seat)
+        for slot, row in zip(slots, batch.rows, strict=True):
+            slot.length += row.length
+            self._sessions[row.session] = OnnxKVSession(engine, slot)
         return out
 
     def _finish(self, hidden: Array, batch: Batch) -> Array:
@@ -229,15 +229,15 @@ class OnnxStage:
             raise BackendError(f"session {session} cannot be truncated to {length} tokens")
         known = self._sessions.get(session)
         if known is not None:
-            known.seat.length = min(known.length, length)
+            known.slot.length = min(known.length, length)
 
     def free(self, session: str) -> None:
         """See `backends.stage.Stage.free`."""
         known = self._sessions.pop(session, None)
         if known is not None:
-            known.engine.places.give_back(known.seat)
+            known.engine.pool.release(known.slot)
 
     def memory(self) -> Memory:
         """See `backends.stage.Stage.memory`."""
-        kv = sum(engine.places.nbytes() for engine in self._engines.values())
-        return Memory(self.weights, kv, devices.free_bytes(self._device) or 0)
+        kv = sum(engine.pool.nbytes() for engine in self._engines.values())
+        return Memory(self.weights, kv, devices.free_memory(self._device))

@@ -12,9 +12,9 @@ from contextlib import suppress
 
 import ml_dtypes
 import numpy as np
-import psutil
 import torch
 
+from backends import system_memory
 from backends.stage import Array, BackendError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -98,14 +98,14 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     return array
 
 
-def free_bytes(device: torch.device) -> int:
-    """What the device has left, in bytes."""
+def free_memory(device: torch.device) -> int:
+    """The bytes that the device has left; on a CPU those of main memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return psutil.virtual_memory().available
+    return system_memory.available()
 
 
 def release() -> None:

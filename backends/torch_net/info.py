@@ -1,4 +1,4 @@
-"""Info: what is known of a model before its weights are read."""
+"""Model information: what is known of a model before its weights are read."""
 
 from __future__ import annotations
 

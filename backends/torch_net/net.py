@@ -1,4 +1,4 @@
-"""A family of models as this backend sees it: a net without weights, and where its blocks and its edges are.
+"""Net: a family of models as this backend sees it, a net without weights, and where its blocks and its edges are.
 
 Nothing here names a family. What an adapter would have to know of each (which modules run before the blocks and which
 after, what a block returns, whether anything but hidden states passes from block to block) is learnt by `probe` from
@@ -108,7 +108,7 @@ class Net:
                 module._buffers[name] = buffer.to(device)
             module = getattr(module, step)
 
-    def flatten_attributes(self) -> None:
+    def cache_lookups(self) -> None:
         """Make attribute look-ups of a loaded net cheap: a forward of one token makes a thousand of them.
 
         `nn.Module` finds parameters and children only after it has searched everything else, and transformers'

@@ -1,4 +1,4 @@
-"""Learn, without any weights, how a family's forward treats its blocks.
+"""Probe: what a family's forward does with its blocks, learnt without any weights.
 
 The blocks are replaced by recorders and the modules around them by stand-ins that return random numbers; then the
 family's own forward runs, once from token ids and twice from different hidden states. That shows which modules run

@@ -1,4 +1,4 @@
-"""Shrink the linear layers of blocks to 8 bits (LLM.int8, https://arxiv.org/abs/2208.07339) or 4 bits (NF4,
+"""Quantisation: the linear layers of blocks in 8 bits (LLM.int8, https://arxiv.org/abs/2208.07339) or 4 bits (NF4,
 https://arxiv.org/abs/2305.14314) with bitsandbytes. Embedding, norms and LM head stay as they are."""
 
 from __future__ import annotations

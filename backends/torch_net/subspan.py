@@ -1,4 +1,4 @@
-"""A sub-range of a loaded span, run by the family's own forward.
+"""Sub-span view: a sub-range of a loaded span, run by the family's own forward.
 
 A view shares all weights with the net: it holds copies of the few modules on the path to the blocks, and in them
 another list of blocks. Blocks before the range are passed over rather than left out, so that what the family's forward

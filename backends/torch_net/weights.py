@@ -1,4 +1,4 @@
-"""Weights: which stored tensors belong to a span, and loading just those.
+"""Weight loading: which stored tensors belong to a span, and just those put into its net.
 
 Stored names, layouts and dtypes are mapped to the net by transformers' own conversion tables, so that old checkpoints
 and experts stored one by one load as they do there. Those tables are not a public interface of transformers; this is

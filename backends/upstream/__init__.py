@@ -46,11 +46,12 @@ def refusal(model: Path, options: Options) -> str | None:
 
 
 def free_memory(options: Options) -> int | None:
-    """Bytes free on the device; see `backends.stage.Backend.free_memory`."""
-    _prepare()
-    from backends.torch_net import device
-
-    return device.free_bytes(device.resolve_device(options.device))
+    """The free bytes of the options' device; see `backends.stage.Backend.free_memory`."""
+    try:
+        from backends.torch_net import device
+    except ImportError as error:
+        raise BackendError(_NEEDS.format(error)) from error
+    return device.free_memory(device.resolve_device(options.device))
 
 
 def load(model: Path, span: Span, options: Options) -> Stage:

@@ -1,4 +1,4 @@
-"""Edges: what upstream leaves to its clients; from token ids to the first block, and from the last block to logits."""
+"""Edge layers: token ids to the first block, and the last block to logits, which upstream leaves to its clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PetalsHead(nn.Module):
     def __init__(self, model: PetalsModel, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         embedding, *norm = tensors(model, model.head, device, dtype)
-        self.embedding = nn.Embedding.from_pretrained(embedding)  # type: ignore[no-untyped-call]
+        self.embedding = nn.Embedding.from_pretrained(embedding)  # type: ignore[no-untyped-call]  # torch has no types for it
         self.norm = _layer_norm(norm, model.config) if norm else nn.Identity()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A model folder in upstream's terms: its configuration, and which tensors are blocks and which are edges."""
+"""Petals model: a model folder in upstream's terms, its configuration, and which tensors are blocks or edges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petals import AutoDistributedConfig
 
 from backends.checkpoint import files  # knows no tensor library, unlike the rest of that package
 from backends.checkpoint.files import ModelFolder
-from backends.checkpoint.headers import INDEX
+from backends.checkpoint.headers import INDEX, SINGLE
 from backends.stage import BackendError, ModelInfo
 from patches.hosting.configs import ConfigError
 
@@ -32,7 +32,7 @@ _ARCHITECTURES = {"llama": "LlamaForCausalLM", "bloom": "BloomForCausalLM", "fal
 
 @dataclass(frozen=True)
 class PetalsModel:
-    """Model folder in upstream's terms.
+    """A model folder in upstream's terms.
 
     Attributes:
         config: upstream's, with the prefix under which this folder stores its blocks.
@@ -59,8 +59,8 @@ def read(path: Path) -> PetalsModel:
     """
     logging.getLogger("petals").setLevel(logging.WARNING)
     folder = files.read(path)
-    if not (path / INDEX).is_file() and not (path / "model.safetensors").is_file():
-        raise BackendError(f"{path} has neither {INDEX} nor model.safetensors, and upstream Petals looks for no other")
+    if not (path / INDEX).is_file() and not (path / SINGLE).is_file():
+        raise BackendError(f"{path} has neither {INDEX} nor {SINGLE}, and upstream Petals looks for no other")
     family = folder.config.get("model_type")
     if family not in _EDGES:
         raise BackendError(f"upstream Petals knows Llama, BLOOM and Falcon, not {family!r}; take another --backend")

@@ -1,4 +1,4 @@
-"""A span of a model, loaded into upstream's backends: the `Stage` of this backend."""
+"""Petals stage: a span of blocks, loaded into upstream's own backends."""
 
 from __future__ import annotations
 
@@ -169,12 +169,12 @@ class PetalsStage:
             hidden = device.to_torch(batch.inputs, self._device, self._dtype)
         blocks = session.metadata()
         compute = self._slice(span)[0].inference_pool.process_func  # that of all blocks, since pools were merged
-        (hidden,) = compute(hidden[None], DUMMY_INT64, blocks, *[None] * len(blocks))
+        out: torch.Tensor
+        (out,) = compute(hidden[None], DUMMY_INT64, blocks, *[None] * len(blocks))
         if span.end < self.model.blocks:
-            out: torch.Tensor = hidden[0]
-            return out
+            return out[0]
         assert self._tail is not None
-        final = self._tail.norm(hidden[0, row.length - row.outputs :])
+        final = self._tail.norm(out[0, row.length - row.outputs :])
         return final if batch.output == "hidden" else self._tail.logits(final).float()
 
     def _slice(self, span: Span) -> list[TransformerBackend]:
@@ -203,4 +203,4 @@ class PetalsStage:
 
     def memory(self) -> Memory:
         """See `backends.stage.Stage.memory`."""
-        return Memory(self._weights, self._memory.current_size_bytes, max(0, device.free_bytes(self._device)))
+        return Memory(self._weights, self._memory.current_size_bytes, max(0, device.free_memory(self._device)))

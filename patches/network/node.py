@@ -121,14 +121,14 @@ class Node:
         self.key = identity.public
         self._context: Context = zmq.Context()
         self._poller = zmq.Poller()
-        self._gate = ZapAuthenticator(self._context, directory.admits) if bind is not None else None
+        self._authenticator = ZapAuthenticator(self._context, directory.admits) if bind is not None else None
         self.listener: Listener | None = None
         try:
             if bind is not None:
                 self.listener = Listener(self._context, bind, identity, directory.admits)
                 self._poller.register(self.listener.socket, zmq.POLLIN)
         except BaseException:
-            self._close_gate()
+            self._close_authenticator()
             self._context.term()
             raise
         self._dialer = Dialer(self._context, identity, self._poller, expelled=directory.expelled)
@@ -228,13 +228,13 @@ class Node:
             self._dialer.close()
             if self.listener is not None:
                 self.listener.close()
-            self._close_gate()
+            self._close_authenticator()
             self._commands.close()
             self._context.term()
 
-    def _close_gate(self) -> None:
-        if self._gate is not None:
-            self._gate.close()
+    def _close_authenticator(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.close()
 
     def _open(self, peer: str, request: int, parts: Parts) -> None:
         server = self.directory.view.servers.get(peer)

@@ -87,24 +87,24 @@ class Directory:
         self._ticks = ticks
         self._join = join
         self._enrolled: OrderedDict[bytes, str] = OrderedDict()
-        self._colleagues: dict[str, DirectoryPeer] = {}
+        self._peers: dict[str, DirectoryPeer] = {}
         self._consulting: dict[str, tuple[bytes, int]] = {}  # directories that want to hear what changes
         self._seen: dict[str, float] = {}
         self._limit = RateLimit(RATE, BURST, ticks)
         self._flood = RateLimit(*FLOOD, ticks)
         self._resources = ExitStack()
         with self._resources:
-            self._ledger = DirectoryStore(Path(state_dir))
-            self._resources.callback(self._ledger.close)
-            self._registry = Registry(self._ledger.roster)
-            self._tried = self._kept = self._ledger.roster  # what was to be saved last; what colleagues were told
+            self._store = DirectoryStore(Path(state_dir))
+            self._resources.callback(self._store.close)
+            self._registry = Registry(self._store.roster)
+            self._tried = self._kept = self._store.roster  # what was to be saved last; what peers were told
             self._context: Context = zmq.Context()
             self._resources.callback(self._context.term)
-            gate = ZapAuthenticator(self._context, self._admits)
-            self._resources.callback(gate.close)
+            authenticator = ZapAuthenticator(self._context, self._admits)
+            self._resources.callback(authenticator.close)
             self._poller = zmq.Poller()
             try:
-                self._listener = Listener(self._context, bind, self._ledger.identity, self._may_speak)
+                self._listener = Listener(self._context, bind, self._store.identity, self._may_speak)
                 self._resources.callback(self._listener.close)
                 self.addresses = reachable(self._listener.host, self._listener.port, advertise)
             except LinkError as error:
@@ -113,18 +113,18 @@ class Directory:
             self._feed = Feed(self._listener, lambda: self._registry.view)
             self._resources.callback(self._close_colleagues)
             try:
-                self._ledger.save_admin(self.addresses)
-                self._settle_in(name or f"{machine()}-directory", token_ttl)
+                self._store.save_admin(self.addresses)
+                self._prepare_folder(name or f"{machine()}-directory", token_ttl)
             except OSError as error:
                 raise DirectoryError(f"cannot save the join token: {error.strerror or error}") from error
             if join is not None:
                 self._join_swarm(join)
             self._resources = self._resources.pop_all()
 
-    def _settle_in(self, name: str, token_ttl: float | None) -> None:
+    def _prepare_folder(self, name: str, token_ttl: float | None) -> None:
         """Write down where this directory is, and with which join token peers come: the one on disk, or a new one."""
         now = self._clock()
-        own = wire.DirectoryInfo(self._ledger.identity.public, name, self.addresses, now)
+        own = wire.DirectoryInfo(self._store.identity.public, name, self.addresses, now)
         if own.key in self._registry.roster.expelled:
             raise DirectoryError(EXPELLED)
         known = self._registry.roster.sites.get(own.key)
@@ -134,7 +134,7 @@ class Directory:
             own = msgspec.structs.replace(own, token=short_id(_identity_of(self._join).public))
         if known is None or known != msgspec.structs.replace(own, updated=known.updated):
             self._registry.locate(own)
-        token = self._ledger.token
+        token = self._store.token
         known_token = self._registry.roster.enrolments.get(token.public) if token is not None else None
         if known_token is not None:
             good = self._registry.roster.trouble(known_token, now) == ""
@@ -143,7 +143,7 @@ class Directory:
                 self._registry.revoke(known_token.key, now)
                 known_token = None
         if known_token is None:
-            public = self._ledger.new_token().public
+            public = self._store.new_token().public
             self._registry.issue(wire.TokenRecord(public, now, None if token_ttl is None else now + token_ttl))
         self._save()
 
@@ -157,10 +157,10 @@ class Directory:
         for site in join.directories:  # so that they may ask back
             self._registry.locate(wire.DirectoryInfo(site.key, "", site.addresses[:MOST], 0.0))
         self._tried = self._registry.roster  # to be saved once one of them has let this one in
-        asked = [self._meet(site) for site in join.directories if site.key != self._ledger.identity.public]
+        asked = [self._meet(site) for site in join.directories if site.key != self._store.identity.public]
         until = self._ticks() + JOIN_TIMEOUT
-        while not any(colleague.consulted for colleague in asked):
-            denied = [colleague for colleague in asked if colleague.denied is not None]
+        while not any(directory_peer.consulted for directory_peer in asked):
+            denied = [directory_peer for directory_peer in asked if directory_peer.denied is not None]
             if len(denied) == len(asked) or self._ticks() >= until:
                 if known:
                     return
@@ -171,12 +171,12 @@ class Directory:
     @property
     def token(self) -> JoinToken:
         """With which peers join, at any of the swarm's directories."""
-        assert self._ledger.token is not None
-        identity = self._ledger.identity
-        expires = self._registry.roster.enrolments[self._ledger.token.public].expires
+        assert self._store.token is not None
+        identity = self._store.identity
+        expires = self._registry.roster.enrolments[self._store.token.public].expires
         sites = self._registry.roster.sites.values()
         others = tuple(DirectoryAddress(site.key, site.addresses) for site in sites if site.key != identity.public)
-        return JoinToken(self.addresses, identity.public, self._ledger.token.secret, expires, others)
+        return JoinToken(self.addresses, identity.public, self._store.token.secret, expires, others)
 
     @property
     def address(self) -> str:
@@ -195,8 +195,8 @@ class Directory:
         self._resources.close()
 
     def _admits(self, key: str) -> bool:
-        """Who may connect. Called in the gate's thread."""
-        return key == self._ledger.admin.public or self._registry.admits(key, self._clock())
+        """Who may connect. Called in the authenticator's thread."""
+        return key == self._store.admin.public or self._registry.admits(key, self._clock())
 
     def _may_speak(self, key: str) -> bool:
         """Whose connections stay: also under a token that is not good any longer, to be told so."""
@@ -263,9 +263,9 @@ class Directory:
         match message:
             case wire.Enrol():
                 return self._enrol(peer, route, message), wire.Done(request)
-            case wire.Consult() if self._registry.is_directory(peer) or peer == self._ledger.admin.public:
+            case wire.Consult() if self._registry.is_directory(peer) or peer == self._store.admin.public:
                 return self._tell(peer, route, message), wire.Done(request)
-            case wire.Issue() | wire.Revoke() | wire.Expel() if peer == self._ledger.admin.public:
+            case wire.Issue() | wire.Revoke() | wire.Expel() if peer == self._store.admin.public:
                 return self._decide(message), wire.Done(request)
         if not self._registry.is_member(peer):
             raise RequestRefused(wire.RefusalCode.NOT_A_MEMBER, "only members are answered: enrol first")
@@ -342,8 +342,8 @@ class Directory:
                 case wire.MemberExpelled(key):
                     log.info("expelled %s", short_id(key))
                     self._seen.pop(key, None)
-                    if key in self._colleagues:
-                        self._colleagues.pop(key).close()
+                    if key in self._peers:
+                        self._peers.pop(key).close()
         self._feed.publish(events)
 
     # --- administration ----------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ class Directory:
             case wire.Revoke(_, key):
                 events = self._registry.revoke(key, now)
                 log.info("revoked join token %s", short_id(key))
-            case wire.Expel(_, key) if key == self._ledger.identity.public:
+            case wire.Expel(_, key) if key == self._store.identity.public:
                 raise RequestRefused(
                     wire.RefusalCode.NOT_YOURS, "a directory cannot expel itself: do it at another one"
                 )
@@ -384,7 +384,7 @@ class Directory:
         if message.digest != self._registry.roster.digest:
             for part in messages_of(self._registry.roster, message.request):
                 self._listener.send(route, part)
-        if peer == self._ledger.admin.public:
+        if peer == self._store.admin.public:
             now = self._clock()
             seen = self._seen | dict.fromkeys(self._feed.present(), now)
             self._listener.send(route, wire.RosterPart(message.request, seen=seen))
@@ -393,11 +393,11 @@ class Directory:
     # --- other directories -------------------------------------------------------------------------------------------
 
     def _meet(self, site: DirectoryAddress) -> DirectoryPeer:
-        known = self._colleagues.get(site.key)
+        known = self._peers.get(site.key)
         if known is not None:
             known.move(site.addresses)
             return known
-        identity = self._ledger.identity
+        identity = self._store.identity
         own = self._registry.roster.sites[identity.public]
         admission = Enrolment(
             self._context,
@@ -410,16 +410,16 @@ class Directory:
             self._ticks,
             lambda: self._join.expiry(self._clock()) if self._join is not None else "",
         )
-        colleague = self._colleagues[site.key] = DirectoryPeer(admission, self._ticks)
-        return colleague
+        directory_peer = self._peers[site.key] = DirectoryPeer(admission, self._ticks)
+        return directory_peer
 
     def _consult(self) -> None:
         """Take in what the other directories say, and ask those that it is time to ask."""
-        own = self._registry.roster.sites.get(self._ledger.identity.public)
+        own = self._registry.roster.sites.get(self._store.identity.public)
         if own is None:
             raise DirectoryError(EXPELLED)
-        for colleague in list(self._colleagues.values()):
-            for roster in colleague.step(lambda: self._registry.roster.digest, own):
+        for directory_peer in list(self._peers.values()):
+            for roster in directory_peer.step(lambda: self._registry.roster.digest, own):
                 self._publish(self._registry.merge(roster))
         if self._registry.roster is not self._tried:
             try:
@@ -445,12 +445,12 @@ class Directory:
     def _save(self) -> None:
         """Raises: OSError: what must not be lost could not be written."""
         self._tried = self._registry.roster
-        if self._registry.roster is not self._ledger.roster:
-            self._ledger.save(self._registry.roster)
+        if self._registry.roster is not self._store.roster:
+            self._store.save(self._registry.roster)
 
     def _close_colleagues(self) -> None:
-        for colleague in self._colleagues.values():
-            colleague.close()
+        for directory_peer in self._peers.values():
+            directory_peer.close()
 
 
 def _identity_of(token: JoinToken) -> Identity:

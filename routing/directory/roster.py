@@ -96,11 +96,11 @@ class Roster:
 
 
 def _merge(mine: Mapping[str, Record], theirs: Mapping[str, Record]) -> Mapping[str, Record]:
-    added = {key: record if key not in mine else _settle(mine[key], record) for key, record in theirs.items()}
+    added = {key: record if key not in mine else _later_record(mine[key], record) for key, record in theirs.items()}
     return {**mine, **added}
 
 
-def _settle(one: Record, other: Record) -> Record:
+def _later_record(one: Record, other: Record) -> Record:
     """Which of two records of a key holds, whichever came first."""
     if one == other:
         return one

@@ -17,13 +17,13 @@ class AskAny:
         self._asked: DirectoryLink | None = None
         self._theirs: Future[Answer] = Future()
 
-    def settle(self, memberships: Sequence[DirectoryLink]) -> bool:
+    def advance(self, links: Sequence[DirectoryLink]) -> bool:
         """Do what is due; whether there is nothing more to do."""
         if self._theirs.done():
             _pass_on(self._theirs, self._answer)
             return True
-        if self._asked is None or self._asked not in memberships or not self._asked.is_up:
-            connected = next((membership for membership in memberships if membership.is_up), None)
+        if self._asked is None or self._asked not in links or not self._asked.is_up:
+            connected = next((link for link in links if link.is_up), None)
             if connected is not None:
                 self.forget()
                 self._asked, self._theirs = connected, Future()
@@ -48,32 +48,32 @@ class AskAll:
         self._answer = answer
         self._asked: dict[DirectoryLink, Future[Answer]] = {}
 
-    def settle(self, memberships: Sequence[DirectoryLink]) -> bool:
+    def advance(self, links: Sequence[DirectoryLink]) -> bool:
         """Do what is due; whether there is nothing more to do."""
-        for membership in memberships:
-            if membership.is_up and membership not in self._asked:
-                self._asked[membership] = Future()
-                membership.ask(lambda request: announcement(request, self.server), self._asked[membership])
-        answers = [answer for membership, answer in self._asked.items() if membership in memberships and answer.done()]
+        for link in links:
+            if link.is_up and link not in self._asked:
+                self._asked[link] = Future()
+                link.ask(lambda request: announcement(request, self.server), self._asked[link])
+        answers = [answer for link, answer in self._asked.items() if link in links and answer.done()]
         refusal = next((answer for answer in answers if answer.exception() is not None), None)
         if refusal is not None:
             self.forget()
-            for membership in memberships:
-                membership.hold(self._before)
+            for link in links:
+                link.hold(self._before)
             _pass_on(refusal, self._answer)
             return True
-        waiting = [m for m in memberships if m.is_up and not self._asked[m].done()]
+        waiting = [m for m in links if m.is_up and not self._asked[m].done()]
         if waiting or not answers:
             return False
         self.forget()
-        for membership in memberships:
-            membership.hold(self.server)
+        for link in links:
+            link.hold(self.server)
         _pass_on(answers[0], self._answer)
         return True
 
     def forget(self) -> None:
-        for membership, answer in self._asked.items():
-            membership.forget(answer)
+        for link, answer in self._asked.items():
+            link.forget(answer)
 
 
 def _pass_on(theirs: Future[Answer], ours: Future[Answer]) -> None:

@@ -276,7 +276,7 @@ class RemoteSession:
         return []
 
     def _is_hopeless(self, peer: str, reason: LossReason) -> bool:
-        """Whether an attempt to connect was the last one worth making: a hop may have several addresses, and a gate
+        """Whether an attempt to connect was the last one worth making: a hop may have several addresses, and a server
         may not have heard yet of a client that has just enrolled."""
         server = self._servers[peer]
         server.failed_dials += 1

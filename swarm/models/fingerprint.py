@@ -1,9 +1,10 @@
-"""Fingerprint of a model: whether two machines hold the same, told from a few kilobytes of it."""
+"""Fingerprint: whether two machines hold the same model, told from a few kilobytes of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,7 +85,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
         parts["index"] = _digest(_canonical(shards))
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            parts[path.name] = _shard(file, path.stat().st_size, path)
+            parts[path.name] = _shard(file, path)
     return parts
 
 
@@ -100,13 +101,14 @@ def conflict(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
     return None
 
 
-def _shard(file: BinaryIO, size: int, path: Path) -> str:
+def _shard(file: BinaryIO, path: Path) -> str:
     try:
         header = read_raw_header(file, path)
     except BackendError as error:
         raise SwarmError(str(error)) from error
+    size = os.fstat(file.fileno()).st_size
     digest = hashlib.sha256(size.to_bytes(8, "little") + header)
-    start = 8 + len(header)
+    start = file.tell()
     for at in sample_offsets(size - start):
         file.seek(start + at)
         digest.update(file.read(_SAMPLE))

@@ -1,4 +1,4 @@
-"""Shards of a model: which weight files its folder has, and which of them a span needs. No tensor is read."""
+"""Shards: which weight files a model folder has, and which of them a span needs. Nothing here reads tensors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def weight_map(folder: Path) -> dict[str, str] | None:
     """The index of a model in several files; None where there is none.
 
     Raises:
-        SwarmError: the index is damaged.
+        SwarmError: the index is damaged, or names a file outside of the folder.
     """
     try:
         return read_index(folder)

@@ -1,4 +1,4 @@
-"""From a model's folder to a stage that is loaded and measured."""
+"""Loading: from a model's folder to a stage that is loaded and measured."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ class StageOptions(Protocol):
 
 
 def capacity_of(info: ModelInfo, wishes: StageOptions, model: str) -> int:
-    """How many blocks of the model this machine has memory for.
+    """The number of the model's blocks that fit into the free memory of the device that the backend would use.
 
     Raises:
-        SwarmError: not even one, or the device does not say what it has free.
+        SwarmError: not even one, or that device does not say what it has free.
+        BackendError: there is no such device.
     """
     free = registry.find(wishes.backend).free_memory(options_of(wishes))
     if free is None:
         raise SwarmError(
-            f"--device {wishes.device} of the backend {wishes.backend} does not say how much memory it has free: "
-            f"name the blocks that it shall hold with --blocks"
+            f"the free memory of --device {wishes.device} is unknown to the backend {wishes.backend}, so the number of "
+            f"blocks of {model} that fit is unknown too: name them with --blocks START:END"
         )
     blocks = capacity(
         free,
@@ -85,7 +86,7 @@ def described(server: wire.ServerInfo, stage: Stage, kv_tokens: int | None) -> w
         kv_tokens=room,
         load=wire.ServerLoad(kv_free=room, memory_used=memory.weights),
         quantize=stage.precision or server.quantize,
-        memory=memory.weights + memory.free,
+        memory=memory.weights + (memory.free or 0),
     )
 
 
@@ -128,7 +129,15 @@ def load(wishes: StageOptions, folder: Path, span: Span) -> Stage:
 
 
 def _default_kv_tokens(stage: Stage) -> int:
-    fitting = int(stage.memory().free * KV_SHARE) // max(stage.kv_bytes_per_token, 1)
+    free = stage.memory().free
+    if free is None:
+        log.warning(
+            "the free memory of %s is unknown: there is room for %d tokens; ask for another number with --kv-tokens",
+            stage.device,
+            KV_LEAST,
+        )
+        return KV_LEAST
+    fitting = int(free * KV_SHARE) // max(stage.kv_bytes_per_token, 1)
     return min(max(fitting, KV_LEAST), KV_MOST)
 
 

@@ -1,4 +1,4 @@
-"""What is made of a model is kept, listed, and removed when nobody has it open."""
+"""What is made of a model is kept, listed, and removed when no process has it open."""
 
 from __future__ import annotations
 

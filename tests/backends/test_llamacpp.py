@@ -16,7 +16,7 @@ import pytest
 
 from backends import BackendError, Batch, Options, Row, Span, artifact_cache, registry
 from backends import llamacpp as llama_cpp
-from backends.llamacpp import cut, families, layouts, library, precision, reader, source
+from backends.llamacpp import cut, families, layouts, library, precision, resolve, source
 from backends.llamacpp.engine import SEQUENCES, LlamaEngine, LlamaModel, chunks
 from tests.backends.chain import CPU, Chain
 from tests.backends.conftest import MakeModel
@@ -59,7 +59,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, model_of: MakeModel) -> Mak
 
 def whole_gguf(model: Path, folder: Path, quantize: str | None = None) -> Path:
     """A GGUF file of the whole model."""
-    read = reader.read(model)
+    read = resolve.read(model)
     wanted = precision.wanted(read, "auto", quantize)
     made = cut.cut(read, Span(0, read.blocks), wanted, folder, library.library(), 1, lambda done, total: None)
     return made.file
@@ -67,7 +67,7 @@ def whole_gguf(model: Path, folder: Path, quantize: str | None = None) -> Path:
 
 def by_llama_cpp_alone(file: Path, prompt: Sequence[int], new: int) -> list[int]:
     """Greedy tokens of a file that llama.cpp runs as it is."""
-    read = reader.read(file)
+    read = resolve.read(file)
     model = LlamaModel(library.library(), str(file), [], read.blocks)
     engine = LlamaEngine(
         model,
@@ -144,7 +144,7 @@ def test_a_route_may_mix_llama_cpp_with_transformers(models: MakeModel) -> None:
 @needs_library
 def test_a_span_holds_what_it_needs_and_is_made_once(models: MakeModel, tmp_path: Path) -> None:
     folder = models("llama")
-    read = reader.read(folder)
+    read = resolve.read(folder)
     sizes = {}
     for span in (Span(0, 2), Span(2, 4), Span(4, 6)):
         plan = cut.plan(read, span, None)
@@ -295,7 +295,7 @@ def test_an_unknown_layout_of_parameters_is_not_written_to() -> None:
 def test_blocks_that_go_by_their_number_find_it_in_the_file(model_of: MakeModel) -> None:
     if is_missing():
         pytest.skip(is_missing())
-    read = reader.read(model_of("gemma3"))
+    read = resolve.read(model_of("gemma3"))
     whole = read.metadata["gemma3.attention.sliding_window_pattern"].value
     for span in (Span(0, 2), Span(3, 5), Span(2, 6), Span(5, 6)):
         plan = cut.plan(read, span, None)

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from backends.ort import devices, families, graphs
 from backends.ort.engine import CHUNK, _runs
-from backends.ort.kv_cache import LEAST, PLACES, SlotPool
+from backends.ort.kv_cache import LEAST_ROOM, SLOTS, SlotPool
 
 onnx = registry.find("onnx")
 PROMPTS = [[(7 * i + 3) % 500 + 5 for i in range(20)], [11, 480, 97]]
@@ -142,20 +142,20 @@ def test_a_prompt_longer_than_a_chunk_and_a_step_of_it_are_the_same(tmp_path: Pa
 
 
 def test_places_hold_sessions_apart_and_give_their_memory_back() -> None:
-    places = SlotPool(devices.find("cpu"), 2, ((2, 8), (1, 4)))
-    seats = [places.take(10) for _ in range(PLACES + 1)]
-    assert [seat.place for seat in seats] == [*range(PLACES), 0]
-    assert len(places.boards) == 2
-    assert places.nbytes() == (PLACES + 1) * LEAST * places.token_bytes
-    seats[3].length = 200
-    places.fit(seats[3], LEAST - 1)
-    assert seats[3].board is seats[0].board
-    places.fit(seats[3], LEAST)  # a place is never quite full
-    assert seats[3].board.room == 2 * LEAST
-    assert places.take(10).place == 3
-    for seat in seats:
-        places.give_back(seat)
-    assert len(places.boards) == 1
+    pool = SlotPool(devices.find("cpu"), 2, ((2, 8), (1, 4)))
+    slots = [pool.acquire(10) for _ in range(SLOTS + 1)]
+    assert [slot.index for slot in slots] == [*range(SLOTS), 0]
+    assert len(pool.slabs) == 2
+    assert pool.nbytes() == (SLOTS + 1) * LEAST_ROOM * pool.token_bytes
+    slots[3].length = 200
+    pool.grow(slots[3], LEAST_ROOM - 1)
+    assert slots[3].slab is slots[0].slab
+    pool.grow(slots[3], LEAST_ROOM)  # a place is never quite full
+    assert slots[3].slab.room == 2 * LEAST_ROOM
+    assert pool.acquire(10).index == 3
+    for slot in slots:
+        pool.release(slot)
+    assert len(pool.slabs) == 1
 
 
 def test_a_session_leaves_nothing_that_harms_the_next(model_of: MakeModel) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import BackendError, Options, Span, registry
+from backends import BackendError, Options, Span, registry, system_memory
 from swarm.errors import SwarmError
 from swarm.server import loading
 from swarm.server.program import ServerSettings
@@ -62,9 +62,7 @@ def test_a_span_takes_what_is_said_before_it_is_loaded(
 
 def test_a_machine_takes_more_blocks_the_fewer_bits_they_have(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = loading.RESERVE + 30_000_000
-    for name in ("transformers", "llama_cpp"):
-        if not registry_lacks(name):
-            monkeypatch.setattr(registry.find(name), "free_memory", lambda options: free)
+    monkeypatch.setattr(system_memory, "available", lambda: free)
 
     def blocks(**options: str) -> int:
         wishes = ServerSettings("tiny", "", device="cpu", kv_tokens=1, **options)

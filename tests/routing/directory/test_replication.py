@@ -260,10 +260,10 @@ def test_an_expelled_peer_is_cut_off_from_directories_and_servers_and_stays_out(
     bad.announce(own(bad))
     host.wait_for(has(bad), PATIENCE)
     context: Context = zmq.Context()
-    gate = ZapAuthenticator(context, host.admits)
+    authenticator = ZapAuthenticator(context, host.admits)
     with ExitStack() as stack:
         stack.callback(context.term)
-        stack.callback(gate.close)
+        stack.callback(authenticator.close)
         listener = stack.enter_context(closing(Listener(context, "127.0.0.1:0", host._identity, host.admits)))
         peer = stack.enter_context(Peer(bad._identity))
         peer.dialer.dial(host._identity.public, (f"127.0.0.1:{listener.port}",))
@@ -292,7 +292,7 @@ def test_an_expelled_peer_is_cut_off_from_directories_and_servers_and_stays_out(
     swarm.stop("b")
     with pytest.raises(DirectoryError, match="it was expelled"):
         DirectoryClient(only(swarm.start("a")), bad._identity, "bad").start()
-    assert bad._memberships and all(m.denied is not None for m in bad._memberships.values())
+    assert bad._links and all(m.denied is not None for m in bad._links.values())
 
 
 def test_an_expelled_directory_is_left_by_all(swarm: Swarm) -> None:
@@ -311,11 +311,11 @@ def test_an_expelled_directory_is_left_by_all(swarm: Swarm) -> None:
     ended = threading.Thread(target=run)
     ended.start()
     one = swarm.client(second.token)
-    assert len(one._memberships) == 2
+    assert len(one._links) == 2
     swarm.admin("a").expel(second.token.directory)
     one.wait_for(lambda view: second.token.directory not in view.directories, PATIENCE)
     one.announce(own(one))
-    assert list(one._memberships) == [first.token.directory]
+    assert list(one._links) == [first.token.directory]
     assert first.token.others == ()
     ended.join(PATIENCE)
     assert "this directory was expelled from the swarm" in str(said[0])

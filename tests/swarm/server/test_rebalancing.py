@@ -19,7 +19,7 @@ def crowd(own: wire.ServerInfo) -> list[wire.ServerInfo]:
 
 def test_it_moves_to_a_gap_after_a_second_look() -> None:
     own = server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True)
-    moves = Rebalancer(own.key, 6, now=0.0)
+    rebalancer = Rebalancer(own.key, 6, now=0.0)
     mover = [
         other
         for other in crowd(own)
@@ -27,26 +27,26 @@ def test_it_moves_to_a_gap_after_a_second_look() -> None:
     ]
     assert len(mover) == 1, "more than one of them would move, or none"
     own = mover[0]
-    moves = Rebalancer(own.key, 6, now=0.0)
+    rebalancer = Rebalancer(own.key, 6, now=0.0)
     others = [other for other in crowd(server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True)) if other.key != own.key]
-    assert look(moves, [own, *others], 0.1) is RebalanceStep.STAY
-    assert look(moves, [own, *others], 2 * EVERY) is RebalanceStep.DRAIN
+    assert look(rebalancer, [own, *others], 0.1) is RebalanceStep.STAY
+    assert look(rebalancer, [own, *others], 2 * EVERY) is RebalanceStep.DRAIN
     draining = msgspec.structs.replace(own, state="draining")
-    assert look(moves, [draining, *others], 2 * EVERY + SETTLE - 1) is RebalanceStep.STAY
-    assert look(moves, [draining, *others], 2 * EVERY + SETTLE) == Span(6, 12)
+    assert look(rebalancer, [draining, *others], 2 * EVERY + SETTLE - 1) is RebalanceStep.STAY
+    assert look(rebalancer, [draining, *others], 2 * EVERY + SETTLE) == Span(6, 12)
 
 
 def test_it_stays_if_somebody_else_has_filled_the_gap_meanwhile() -> None:
     everybody = crowd(server(KEYS[0], 0, 6, blocks=BLOCKS, movable=True))
     own = next(o for o in everybody if look(Rebalancer(o.key, 6, 0.0), everybody, 2 * EVERY) is RebalanceStep.DRAIN)
     others = [other for other in everybody if other is not own]
-    moves = Rebalancer(own.key, 6, now=0.0)
-    assert look(moves, everybody, 2 * EVERY) is RebalanceStep.DRAIN
+    rebalancer = Rebalancer(own.key, 6, now=0.0)
+    assert look(rebalancer, everybody, 2 * EVERY) is RebalanceStep.DRAIN
     newcomers = [server(key, 6, 12, blocks=BLOCKS) for key in KEYS[3:5]]
     draining = msgspec.structs.replace(own, state="draining")
-    assert look(moves, [draining, *others, *newcomers], 2 * EVERY + SETTLE) is RebalanceStep.RETURN
-    assert look(moves, [own, *others, *newcomers], 2 * EVERY + SETTLE + 1) is RebalanceStep.STAY
+    assert look(rebalancer, [draining, *others, *newcomers], 2 * EVERY + SETTLE) is RebalanceStep.RETURN
+    assert look(rebalancer, [own, *others, *newcomers], 2 * EVERY + SETTLE + 1) is RebalanceStep.STAY
 
 
-def look(moves: Rebalancer, servers: list[wire.ServerInfo], now: float) -> RebalanceStep | Span:
-    return moves.look(servers, BLOCKS, now)
+def look(rebalancer: Rebalancer, servers: list[wire.ServerInfo], now: float) -> RebalanceStep | Span:
+    return rebalancer.look(servers, BLOCKS, now)

@@ -1,4 +1,4 @@
-"""Reader of models: from a path to a source of weights, whatever lies there."""
+"""Model resolution: what a path means, a GGUF file or a Hugging Face folder, as one weight source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backends.stage import BackendError
 
 
 def read(path: Path) -> WeightSource:
-    """Read a GGUF file, a folder with one (or `gguf.json`, which names it), or a Hugging Face folder.
+    """The model in a GGUF file, a folder with one (or `gguf.json`, which names it), or a Hugging Face folder.
 
     Raises:
         BackendError: there is no model, or not one that llama.cpp knows in spans.
