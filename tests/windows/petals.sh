@@ -19,7 +19,7 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || ec
 export PYTHON=$python
 
 if ! [ -x "$wine/wpy" ] || ! [ -d "$wine/python/Lib/site-packages/torch" ]; then
-    tests/windows/run.sh tests/routing/test_fields.py --collect-only >/dev/null || true # makes the Windows Python
+    tests/windows/run.sh tests/routing/test_wire.py --collect-only >/dev/null || true # makes the Windows Python
     if ! [ -x "$wine/wpy" ]; then
         echo "NOTICE: upstream Petals on Windows skipped: there is no Windows Python here (see tests/windows/run.sh)"
         exit 0

@@ -13,6 +13,7 @@ started=$SECONDS
 subset=(
     tests/backends/test_artifact_cache.py
     tests/routing
+    tests/swarm/client
     tests/swarm/cli/test_cache.py
     tests/swarm/cli/doctor/test_checks.py
     tests/swarm/system/test_console.py
