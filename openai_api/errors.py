@@ -94,9 +94,9 @@ def context_length_exceeded(context: int, prompt: int, wanted: int, param: str) 
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-def too_many_requests(wait: int) -> ApiError:
-    """The gateway has as much to do as it may. `wait`: seconds until it is worth trying again."""
-    message = f"The gateway has too many requests to answer. Try again in {wait} s."
+def too_many_requests(wait: int, limit: str) -> ApiError:
+    """The gateway has as much to do as it may. `wait`: seconds until it is worth trying again; `limit`: in words."""
+    message = f"The gateway has too many requests to answer: {limit}. Try again in {wait} s."
     return ApiError(429, message, kind="rate_limit_error", code="overloaded", headers={"Retry-After": str(wait)})
 
 

@@ -120,7 +120,7 @@ class Console:
             ApiError: too many are watching already.
         """
         if self._watchers >= WATCHERS:
-            raise too_many_requests(30)
+            raise too_many_requests(30, f"{WATCHERS} pages watch the swarm, which is the limit")
         self._watchers += 1
         try:
             state = self._state = await self.snapshot()

@@ -96,4 +96,5 @@ class RequestQueue:
 
     def _refusal(self) -> ApiError:
         ahead = len(self._line) / self._at_once + 1
-        return too_many_requests(min(max(math.ceil(ahead * self._duration), 1), LONGEST))
+        limit = f"it answers {self._at_once} at a time and lets {self._most_waiting} wait"
+        return too_many_requests(min(max(math.ceil(ahead * self._duration), 1), LONGEST), limit)

@@ -239,10 +239,11 @@ class Directory:
         request = getattr(message, "request", 0)
         try:
             if wait := self._limit.spend(peer, COSTS.get(type(message), 1.0)):
-                log.debug("%s asks too often", short_id(peer))
+                log.debug("%s asks more than %.0f times a second, which is the limit", short_id(peer), RATE)
+                text = f"you ask more than {RATE:.0f} times a second, which is the limit: ask again in {wait:.1f} s"
                 self._listener.send(
                     route,
-                    wire.Refused(wire.RefusalCode.BUSY, "too many requests: wait", request=request, retry_after=wait),
+                    wire.Refused(wire.RefusalCode.BUSY, text, request=request, retry_after=wait),
                 )
                 return
             events, answer = self._answer(received, request)

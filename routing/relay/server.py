@@ -140,9 +140,8 @@ class RelayServer:
             case wire.Register():
                 with self._lock:
                     if not self._relay.register(peer, route, self._clock()):
-                        answer = wire.Refused(
-                            wire.RefusalCode.FULL, "this router has no room for another peer", request=request
-                        )
+                        text = f"this router has {self._relay.limits.peers} peers, which is its limit: try another"
+                        answer = wire.Refused(wire.RefusalCode.FULL, text, request=request)
             case wire.Ping():
                 answer = wire.Pong(request)
             case _:

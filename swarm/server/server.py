@@ -28,7 +28,7 @@ from swarm.server.next_hops import COUNTED, NextHops
 from swarm.server.polling import AdaptivePoller
 from swarm.server.rate_limits import RATE, MessageRates
 from swarm.server.scheduler import Scheduler, Work, pack
-from swarm.server.sessions import ServerSession, ServerStatus, SessionTable
+from swarm.server.sessions import EXPIRED_AFTER, ServerSession, ServerStatus, SessionTable
 from swarm.server.validation import validate, work_of
 
 log = logging.getLogger(__name__)
@@ -492,7 +492,7 @@ class Server:
         now = self._clock()
         self._look_after_clients(now)
         for session in self._sessions.expired(now):
-            self._fail(session, FailureCode.EVICTED, "nothing was heard of the session for too long")
+            self._fail(session, FailureCode.EVICTED, f"nothing was heard of the session for {EXPIRED_AFTER:.0f} s")
         for session in [session for session in self._sessions.all() if self._expelled(session.owner)]:
             self._close_session(session.id)
         for peer in self._next_hops.unreachable():
