@@ -57,7 +57,9 @@ def test_a_stream_goes_on_while_one_directory_after_the_other_goes_away(
                 if len(tokens) == 20:
                     swarm.directory.kill()
                     (late,) = swarm.serve(llama, "0:3")
-                    client._directory.wait_for(lambda view: len(view.servers) == 3, 60)
+                    client._directory.wait_for(
+                        lambda view: [server.state for server in view.servers.values()] == ["ready"] * 3, 60
+                    )
                 if len(tokens) == 100:
                     second.kill()
                     server_of(swarm, client, session, 0)[1].kill()  # its replica is known from before
