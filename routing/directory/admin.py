@@ -116,7 +116,7 @@ class Administrator:
                     case Lost(_, "unreachable"):
                         attempts -= 1
                         if attempts <= 0:
-                            raise DirectoryError(f"no directory answers at {where}: is that one running?")
+                            raise DirectoryError(f"no directory answers at {where}: is that directory running?")
                     case Lost():
                         raise DirectoryError(f"lost the directory at {where}: see with 'swarm peers' what it has done")
         raise DirectoryError(f"the directory at {where} does not answer")

@@ -55,7 +55,7 @@ def lying_server(model: Path, join: str, span: Span, monkeypatch: pytest.MonkeyP
     load = loading.load
     monkeypatch.setattr(loading, "load", lambda *arguments: Liar(load(*arguments)))
     stop, ready = StopSignal(), threading.Event()
-    monkeypatch.setattr(serving, "announce", lambda line: ready.set())
+    monkeypatch.setattr(serving, "print_contract_line", lambda line: ready.set())
     settings = serving.ServerSettings(str(model), join, span, device="cpu", name="liar", drain=0)
     thread = threading.Thread(target=serving.serve, args=(settings, stop))
     thread.start()

