@@ -113,6 +113,8 @@ class SessionTable:
         self._admission = admission
         self._compile = compile
         self._sessions: dict[str, ServerSession] = {}
+        # The session of an id; the dict's own method, because each step of each session looks for it several times.
+        self.get: Callable[[str], ServerSession | None] = self._sessions.get
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -126,9 +128,6 @@ class SessionTable:
         for session in self._sessions.values():
             routes.setdefault(session.client_route, []).append(session)
         return routes
-
-    def get(self, session_id: str) -> ServerSession | None:
-        return self._sessions.get(session_id)
 
     def is_expected(self, message: wire.AnyMessage, sender: str) -> bool:
         """Whether it is work that a session waits for, which is bounded by the session's length."""
