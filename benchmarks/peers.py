@@ -166,7 +166,7 @@ def of_petals(
         servers.append(Program(folder, name, "patches", *command, python=python, **threads))
         resources.callback(servers[-1].end)
     with DirectoryClient(token, Identity.create(), "watcher") as watcher:
-        watcher.wait_for(lambda view: sum(s.state == "ready" for s in view.serving("petals:peers")) == 2, 300.0)
+        watcher.wait_for(lambda view: sum(s.state == "ready" for s in view.serving("peers", "petals")) == 2, 300.0)
     script = folder / "client.py"
     script.write_text(CLIENT, encoding="utf-8")
     arguments = (str(script), str(model), str(settings.threads))

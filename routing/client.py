@@ -22,6 +22,7 @@ import zmq
 
 from routing import wire
 from routing.addresses import is_dialable
+from routing.codes import RefusalCode
 from routing.errors import DirectoryError
 from routing.links import CONNECT_TIMEOUT, Context
 from routing.membership.directory_link import TTL, Announced, Answer, DirectoryLink
@@ -148,7 +149,7 @@ class DirectoryClient:
     def banished(self) -> DirectoryError | None:
         """What a directory said that has expelled this peer itself; no peer deals with it any longer."""
         denied = [link.denied for link in list(self._links.values())]
-        return next((error for error in denied if error is not None and error.code == "expelled"), None)
+        return next((error for error in denied if error is not None and error.code == RefusalCode.EXPELLED), None)
 
     def wait_for(self, predicate: Callable[[View], bool], timeout: float) -> View:
         """The first view, now or later, of which `predicate` is true.

@@ -165,7 +165,8 @@ class ServerProgram:
     def describe(self, connections: Connections) -> wire.ServerInfo:
         """What the directories are told of the server before it has a span."""
         settings, info = self._settings, self._info
-        served = (server.model for server in connections.directory.view.servers.values())
+        others = connections.directory.view.servers.values()
+        served = (server.model for server in others if server.protocol == "ring")
         return wire.ServerInfo(
             key=connections.identity.public,
             name=connections.directory.name,
